@@ -1,0 +1,221 @@
+"""What a model is, as data: the one document that travels with a checkpoint, an ONNX file and an engine.
+
+Only the standard library is used here, since the runtime reads these documents too. The defaults are
+those of torchvision's Mask R-CNN.
+"""
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from mrcnn.errors import MrcnnError
+from mrcnn.strict import from_plain
+
+BACKGROUND = "__background__"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResizeRule:
+    """How an image is brought to network size: shorter side to `min_size`, longer side at most `max_size`.
+
+    The network's input is then padded at the bottom right to multiples of `size_divisible`. All in pixels.
+    """
+
+    min_size: int = 800
+    max_size: int = 1333
+    size_divisible: int = 32
+
+    def __post_init__(self) -> None:
+        if not 0 < self.min_size <= self.max_size:
+            raise MrcnnError(
+                f"resize: 0 < min_size <= max_size must hold (got {self.min_size}, {self.max_size})"
+            )
+        if self.size_divisible < 1:
+            raise MrcnnError(f"resize: size_divisible must be positive (got {self.size_divisible})")
+
+    def output_size(
+        self, height: int, width: int, *, limit: tuple[int, int] | None = None
+    ) -> tuple[int, int]:
+        """(height, width) of the resized image, before padding.
+
+        The arithmetic, with its double precision and floor, is that of torchvision's
+        `_resize_image_and_masks`, where 799 pixels for a side of 800 do occur.
+
+        Args:
+            limit: a fixed (height, width) into which the result must fit, for static graphs.
+        """
+        scale = min(self.min_size / min(height, width), self.max_size / max(height, width))
+        if limit is not None:
+            scale = min(scale, limit[0] / height, limit[1] / width)
+        return max(1, math.floor(height * scale)), max(1, math.floor(width * scale))
+
+    def padded_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) rounded up to multiples of `size_divisible`."""
+        step = self.size_divisible
+        return math.ceil(height / step) * step, math.ceil(width / step) * step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalization:
+    """Per-channel mean and standard deviation of RGB values in 0…1 (torchvision's ImageNet figures)."""
+
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    def __post_init__(self) -> None:
+        if min(self.std) <= 0:
+            raise MrcnnError(f"normalization: std must be positive (got {self.std})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnchorRule:
+    """Anchor sizes (pixels, square root of the area) and aspect ratios (height / width) per feature level."""
+
+    sizes: tuple[tuple[int, ...], ...] = ((32,), (64,), (128,), (256,), (512,))
+    aspect_ratios: tuple[tuple[float, ...], ...] = ((0.5, 1.0, 2.0),) * 5
+
+    def __post_init__(self) -> None:
+        if not self.sizes or len(self.sizes) != len(self.aspect_ratios):
+            raise MrcnnError(
+                "anchors: sizes and aspect_ratios need one entry per feature level "
+                f"(got {len(self.sizes)} and {len(self.aspect_ratios)})"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProposalRule:
+    """How the region proposal network's output becomes proposals at inference.
+
+    `pre_nms_top_n` counts per feature level, `post_nms_top_n` per image.
+    """
+
+    pre_nms_top_n: int = 1000
+    post_nms_top_n: int = 1000
+    nms_threshold: float = 0.7
+    score_threshold: float = 0.0
+    min_size: float = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoiRule:
+    """How features are pooled for the heads. Sizes in bins; `sampling_ratio` 0 means adaptive."""
+
+    box_size: int = 7
+    mask_size: int = 14
+    sampling_ratio: int = 2
+    aligned: bool = False
+    canonical_size: int = 224
+    canonical_level: int = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionRule:
+    """How class scores and box deltas become detections at inference."""
+
+    score_threshold: float = 0.05
+    nms_threshold: float = 0.5
+    detections_per_image: int = 100
+    min_size: float = 1e-2
+    delta_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelDescription:
+    """Everything that turns weights into a model and its output into named objects.
+
+    Attributes:
+        architecture: a name that `mrcnn.models.build_model` knows.
+        class_names: the name of each label; index 0 is the background.
+        width: multiplier of the trunk's channels, for architectures that have one (MobileNet).
+        norm: "batch" for trainable batch norm in the trunk, "frozen" for torchvision's FrozenBatchNorm2d.
+        norm_eps: epsilon of the trunk's norm layers (torchvision's COCO_V1 weights use 0.0).
+    """
+
+    architecture: str
+    class_names: tuple[str, ...]
+    width: float = 1.0
+    norm: str = "batch"
+    norm_eps: float = 1e-5
+    resize: ResizeRule = field(default_factory=ResizeRule)
+    normalization: Normalization = field(default_factory=Normalization)
+    anchors: AnchorRule = field(default_factory=AnchorRule)
+    proposals: ProposalRule = field(default_factory=ProposalRule)
+    rois: RoiRule = field(default_factory=RoiRule)
+    detections: DetectionRule = field(default_factory=DetectionRule)
+
+    def __post_init__(self) -> None:
+        if len(self.class_names) < 2 or self.class_names[0] != BACKGROUND:
+            raise MrcnnError(
+                f"class_names must start with {BACKGROUND!r} and name at least one class "
+                f"(got {list(self.class_names[:3])})"
+            )
+        if self.norm not in ("batch", "frozen"):
+            raise MrcnnError(f"norm must be 'batch' or 'frozen' (got {self.norm!r})")
+
+    @property
+    def num_classes(self) -> int:
+        """Number of labels, the background included, as torchvision counts them."""
+        return len(self.class_names)
+
+    @property
+    def has_masks(self) -> bool:
+        return self.architecture.startswith("maskrcnn")
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, plain: Any) -> "ModelDescription":
+        """The inverse of `to_dict`; refuses unknown keys and wrong types by name."""
+        return from_plain(cls, plain, where="model description")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deployment:
+    """The document inside an ONNX file (metadata key `mrcnn`) and beside an engine.
+
+    Attributes:
+        description: the model.
+        height, width, batch: of the graph's input; None where it is dynamic.
+        input_dtype: "float32" or "uint8", of the graph input `images`.
+        mask_size: side M of the masks, or None for a model without masks.
+        precision: "fp32".
+        plugin_version: version of the ops of the domain `mrcnn` that the graph uses.
+        weights_sha256: hash of the checkpoint's weights.
+        built_with: package name to version.
+    """
+
+    description: ModelDescription
+    height: int | None
+    width: int | None
+    batch: int | None
+    input_dtype: str = "float32"
+    mask_size: int | None = None
+    precision: str = "fp32"
+    plugin_version: str = "1"
+    weights_sha256: str = ""
+    built_with: dict[str, str] = field(default_factory=dict)
+    format_version: int = 1
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Deployment":
+        """The inverse of `to_json`.
+
+        Raises:
+            MrcnnError: the text is no such document, or one of a newer format.
+        """
+        try:
+            plain = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise MrcnnError(f"the model's metadata is not JSON: {error}") from error
+        version = plain.get("format_version") if isinstance(plain, dict) else None
+        if version != 1:
+            raise MrcnnError(
+                f"the model's metadata has format version {version!r}, this program reads 1: "
+                "export the model again with this version"
+            )
+        return from_plain(cls, plain, where="model metadata")
