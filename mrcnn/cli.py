@@ -1,4 +1,4 @@
-"""The command `mrcnn`: finds the sub-command's module, runs it, and turns errors into one line and a status."""
+"""The command `mrcnn`: finds the sub-command's module, runs it, and turns errors into a line and a status."""
 
 import argparse
 import importlib

@@ -104,7 +104,6 @@ class RoiRule:
     box_size: int = 7
     mask_size: int = 14
     sampling_ratio: int = 2
-    aligned: bool = False
     canonical_size: int = 224
     canonical_level: int = 4
 

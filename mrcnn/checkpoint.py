@@ -1,0 +1,192 @@
+"""Checkpoints: our own format, and bare torchvision state dicts.
+
+A checkpoint is untrusted input: everything is read with `weights_only=True`, which can build tensors and
+plain containers but run no code.
+"""
+
+import argparse
+import hashlib
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+
+from mrcnn.description import ModelDescription
+from mrcnn.errors import MrcnnError
+from mrcnn.files import atomic_path
+from mrcnn.models import build_model
+from mrcnn.models.recognise import recognise
+
+_FORMAT = "mrcnn-checkpoint"
+_FORMAT_VERSION = 1
+
+# Where training scripts put the weights inside a larger dict, torchvision's references first.
+_WRAPPER_KEYS = ("model", "state_dict", "model_state_dict")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """Weights with the description of the model that they belong to.
+
+    Attributes:
+        training: facts of the training run, JSON-able; empty for a bare state dict.
+        assumptions: what a bare state dict left open and how it was decided, one line each.
+    """
+
+    description: ModelDescription
+    state_dict: Mapping[str, Tensor]
+    training: Mapping[str, Any]
+    assumptions: tuple[str, ...] = ()
+
+    def build(self) -> GeneralizedRCNN:
+        """The model in eval mode with these weights, float32.
+
+        Raises:
+            MrcnnError: the weights do not fit the description; the line names the first key that does not.
+        """
+        model = build_model(self.description)
+        try:
+            missing, unexpected = model.load_state_dict(self.state_dict, strict=False)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1].strip()
+            raise MrcnnError(f"the weights do not fit {self.description.architecture}: {reason}") from error
+        for keys, problem in ((missing, "lack"), (unexpected, "have the surplus")):
+            if keys:
+                raise MrcnnError(
+                    f"the weights do not fit {self.description.architecture}: they {problem} key {keys[0]!r}"
+                    + (f" and {len(keys) - 1} more" if len(keys) > 1 else "")
+                )
+        return model.eval()
+
+    @property
+    def weights_sha256(self) -> str:
+        """Hash of names, shapes, types and values, independent of the file's layout."""
+        digest = hashlib.sha256()
+        for name in sorted(self.state_dict):
+            tensor = self.state_dict[name].contiguous()
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+
+def save_checkpoint(
+    path: Path | str,
+    *,
+    model: GeneralizedRCNN,
+    description: ModelDescription,
+    training: Mapping[str, Any],
+    half: bool = False,
+) -> None:
+    """Writes weights, description and training facts, atomically.
+
+    Args:
+        half: store floating-point weights as float16; they are float32 again when loaded.
+    """
+    state_dict = {
+        name: tensor.half() if half and tensor.is_floating_point() else tensor.detach().cpu()
+        for name, tensor in model.state_dict().items()
+    }
+    document = {
+        "format": _FORMAT,
+        "format_version": _FORMAT_VERSION,
+        "description": description.to_dict(),
+        "state_dict": state_dict,
+        "training": dict(training),
+    }
+    with atomic_path(path) as temporary:
+        torch.save(document, temporary)
+
+
+def load_checkpoint(path: Path | str) -> Checkpoint:
+    """Reads a checkpoint of ours, or a torchvision state dict whose architecture is read off its keys.
+
+    State dicts wrapped by a training script (under "model", "state_dict" or "model_state_dict"), saved from
+    DataParallel (keys starting with "module.") or in half precision are accepted.
+
+    Raises:
+        MrcnnError: no such file, not a PyTorch file, one that would run code, or not a model we know.
+    """
+    path = Path(path)
+    document = _read(path)
+    if not isinstance(document, Mapping):
+        raise MrcnnError(f"{path}: holds a {type(document).__name__}, not a checkpoint or state dict")
+    try:
+        if document.get("format") == _FORMAT:
+            return _own_checkpoint(document)
+        state_dict = _bare_state_dict(document)
+        description, assumptions = recognise(state_dict)
+    except MrcnnError as error:
+        raise MrcnnError(f"{path}: {error}") from error
+    return Checkpoint(description=description, state_dict=state_dict, training={}, assumptions=assumptions)
+
+
+def _read(path: Path) -> Any:
+    if not path.exists():
+        raise MrcnnError(f"{path}: no such file")
+    if not path.is_file():
+        raise MrcnnError(f"{path}: is not a file, but a checkpoint is needed")
+    if path.stat().st_size == 0:
+        raise MrcnnError(f"{path}: the file is empty")
+    try:
+        # torchvision's training scripts store their arguments beside the weights; a Namespace is only a bag.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise MrcnnError(f"{path}: {_unpickling_reason(str(error))}") from error
+    except OSError as error:
+        raise MrcnnError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # torch raises RuntimeError, EOFError, KeyError, … for damaged files
+        raise MrcnnError(f"{path}: is not a PyTorch checkpoint, or is damaged or truncated") from error
+
+
+def _unpickling_reason(message: str) -> str:
+    unsupported = re.search(r"(?:GLOBAL|function|class|global:?)\s+`?([\w.]+\.[\w.]+)`?", message)
+    if unsupported is None:
+        return "is not a PyTorch checkpoint, or is damaged or truncated"
+    return (
+        f"refused: loading it would need the Python object {unsupported[1]!r}, and a pickle that builds "
+        "objects can run any code; save the weights alone: torch.save(model.state_dict(), 'weights.pth')"
+    )
+
+
+def _own_checkpoint(document: Mapping[str, Any]) -> Checkpoint:
+    version = document.get("format_version")
+    if version != _FORMAT_VERSION:
+        raise MrcnnError(
+            f"checkpoint format version {version!r}, but this program reads {_FORMAT_VERSION}: update mrcnn"
+        )
+    for key, kind in (("description", dict), ("state_dict", dict), ("training", dict)):
+        if not isinstance(document.get(key), kind):
+            raise MrcnnError(f"the checkpoint's {key!r} is missing or no dict")
+    return Checkpoint(
+        description=ModelDescription.from_dict(document["description"]),
+        state_dict=_float32(document["state_dict"]),
+        training=document["training"],
+    )
+
+
+def _bare_state_dict(document: Mapping[str, Any]) -> Mapping[str, Tensor]:
+    for key in _WRAPPER_KEYS:
+        if isinstance(document.get(key), Mapping):
+            document = document[key]
+            break
+    if document and all(str(key).startswith("module.") for key in document):
+        document = {key.removeprefix("module."): value for key, value in document.items()}
+    return _float32(document)
+
+
+def _float32(state_dict: Mapping[Any, Any]) -> dict[str, Tensor]:
+    if not state_dict:
+        raise MrcnnError("the state dict is empty")
+    for key, value in state_dict.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise MrcnnError(
+                f"not a state dict: the entry {key!r} is a {type(value).__name__}, where a tensor is needed"
+            )
+    return {name: t.float() if t.is_floating_point() else t for name, t in state_dict.items()}
