@@ -26,6 +26,7 @@ _EXTRAS = {
     "onnxscript": "export",
     "pycocotools": "export",
     "matplotlib": "export",
+    "scipy": "export",
     "skimage": "bench",
     "supervision": "bench",
     "tensorrt": "tensorrt",
