@@ -1,0 +1,288 @@
+"""The ops of the domain `mrcnn`, as nodes and as function bodies in standard ONNX operators.
+
+ONNX Runtime runs the bodies. For TensorRT the bodies are dropped: `MrcnnRoIAlign` and `MrcnnNMS` are
+plugins, `MrcnnTrim` and `MrcnnUntrim` are nothing but a reshape, since its shapes are fixed.
+
+Shapes below: B images, N candidates, K kept, R regions, C channels, L feature levels, S bins a side.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from onnx import AttributeProto, FunctionProto
+
+from mrcnn.export.graph_builder import DOMAIN, GraphBuilder, attribute_reference
+
+PLUGIN_VERSION = "1"
+PLUGIN_NAMESPACE = "mrcnn"
+
+# What TensorRT's parser looks a plugin up by; ONNX Runtime ignores both.
+_PLUGIN: dict[str, Any] = {"plugin_version": PLUGIN_VERSION, "plugin_namespace": PLUGIN_NAMESPACE}
+
+_INVALID = np.float32(-np.inf)
+
+
+def roi_align(
+    g: GraphBuilder,
+    features: Sequence[str],
+    rois: str,
+    *,
+    output_size: int,
+    sampling_ratio: int,
+    spatial_scales: Sequence[float],
+    canonical_size: int,
+    canonical_level: int,
+    name: str,
+) -> str:
+    """`MrcnnRoIAlign`: L features (B, C, Hl, Wl) and rois (B, R, 4) xyxy pixels → (B·R, C, S, S).
+
+    Exactly `torchvision.ops.MultiScaleRoIAlign`: the level of a RoI by Eqn. 1 of the FPN paper.
+    `sampling_ratio` 0 is adaptive; `spatial_scales` are the levels' sizes relative to the image.
+    """
+    return g.ops(
+        "MrcnnRoIAlign",
+        *features,
+        rois,
+        names=[name],
+        domain=DOMAIN,
+        output_size=output_size,
+        sampling_ratio=sampling_ratio,
+        aligned=0,
+        mode="avg",
+        spatial_scales=list(map(float, spatial_scales)),
+        canonical_size=float(canonical_size),
+        canonical_level=canonical_level,
+        **_PLUGIN,
+    )[0]
+
+
+def roi_align_function(
+    *, spatial_scales: Sequence[float], canonical_size: int, canonical_level: int
+) -> FunctionProto:
+    """The body of `MrcnnRoIAlign` for one set of levels: RoIs sorted by level, pooled, put back in order."""
+    g = GraphBuilder()
+    levels = len(spatial_scales)
+    features = [f"features_{level}" for level in range(levels)]
+    boxes = g.op("Reshape", "rois", [-1, 4])
+    count = g.op("Shape", boxes, start=0, end=1)
+    ramp = g.op("Range", 0, g.op("Squeeze", count), 1)
+    image = g.op("Div", ramp, g.op("Shape", "rois", start=1, end=2))
+    if levels == 1:
+        _pool(g, features[0], boxes, image, spatial_scales[0], name="pooled")
+    else:
+        pooled, order = [], []
+        level_of_roi = _level_of_roi(g, boxes, spatial_scales, canonical_size, canonical_level)
+        for level, (feature, scale) in enumerate(zip(features, spatial_scales, strict=True)):
+            here = g.op("Reshape", g.op("NonZero", g.op("Equal", level_of_roi, level)), [-1])
+            order.append(here)
+            pooled.append(_pool(g, feature, g.op("Gather", boxes, here), g.op("Gather", image, here), scale))
+        # inverse[order[i]] = i
+        inverse = g.op("ScatterElements", ramp, g.op("Concat", *order, axis=0), ramp)
+        g.op("Gather", g.op("Concat", *pooled, axis=0), inverse, name="pooled")
+    return g.function(
+        "MrcnnRoIAlign",
+        [*features, "rois"],
+        ["pooled"],
+        [
+            "output_size",
+            "sampling_ratio",
+            "aligned",
+            "mode",
+            "spatial_scales",
+            "canonical_size",
+            "canonical_level",
+            *_PLUGIN,
+        ],
+    )
+
+
+def _pool(
+    g: GraphBuilder, feature: str, boxes: str, image: str, scale: float, *, name: str | None = None
+) -> str:
+    def same(attribute: str, of: str, kind: AttributeProto.AttributeType) -> AttributeProto:
+        return attribute_reference(attribute, of=of, kind=kind)
+
+    return g.op(
+        "RoiAlign",
+        feature,
+        boxes,
+        image,
+        name=name,
+        spatial_scale=scale,
+        coordinate_transformation_mode="output_half_pixel",
+        mode=same("mode", "mode", AttributeProto.STRING),
+        output_height=same("output_height", "output_size", AttributeProto.INT),
+        output_width=same("output_width", "output_size", AttributeProto.INT),
+        sampling_ratio=same("sampling_ratio", "sampling_ratio", AttributeProto.INT),
+    )
+
+
+def _level_of_roi(
+    g: GraphBuilder, boxes: str, scales: Sequence[float], canonical_size: int, canonical_level: int
+) -> str:
+    x1, y1, x2, y2 = g.ops("Split", boxes, names=4, axis=1, num_outputs=4)
+    area = g.op("Mul", g.op("Sub", x2, x1), g.op("Sub", y2, y1))
+    side = g.op("Sqrt", area)  # (R, 1)
+    thresholds = np.array([level_thresholds(scales, canonical_size, canonical_level)], np.float32)
+    above = g.op("Cast", g.op("GreaterOrEqual", side, thresholds), to=7)
+    return g.op("ReduceSum", above, [1], keepdims=0)
+
+
+def level_thresholds(
+    spatial_scales: Sequence[float], canonical_size: int, canonical_level: int
+) -> list[np.float32]:
+    """The least sqrt(area) of a RoI on each level but the first, in pixels.
+
+    torchvision's rule is floor(k0 + log2(s / s0) + 1e-6) in float32 (Eqn. 1 of the FPN paper); it grows
+    with s, so that comparing s with the exact float where it steps gives the same level without a logarithm.
+    """
+    first = round(-np.log2(spatial_scales[0]))
+
+    def level(side: np.float32) -> float:
+        ratio = np.log2(side / np.float32(canonical_size))
+        return float(np.floor(np.float32(canonical_level) + ratio + np.float32(1e-6)))
+
+    thresholds = []
+    for step in range(1, len(spatial_scales)):
+        target = first + step
+        side = np.float32(canonical_size * 2.0 ** (target - canonical_level) * (1 - 1e-5))
+        while level(side) < target:
+            side = np.nextafter(side, np.float32(np.inf))
+        thresholds.append(side)
+    return thresholds
+
+
+def nms(
+    g: GraphBuilder,
+    boxes: str,
+    scores: str,
+    group: str,
+    *,
+    iou_threshold: float,
+    score_threshold: float,
+    max_output: int,
+    names: Sequence[str],
+) -> tuple[str, str]:
+    """`MrcnnNMS`: boxes (B, N, 4), scores (B, N), group (B, N) int32 → indices (B, K), count (B,), int32.
+
+    Exactly `torchvision.ops.batched_nms` per image, of the candidates with score > `score_threshold`:
+    highest score first, ties by lower index, boxes of different groups never suppress each other.
+    Indices past `count` are 0.
+    """
+    indices, count = g.ops(
+        "MrcnnNMS",
+        boxes,
+        scores,
+        group,
+        names=names,
+        domain=DOMAIN,
+        iou_threshold=float(round_down(iou_threshold)),
+        score_threshold=float(score_threshold),
+        max_output=max_output,
+        **_PLUGIN,
+    )
+    return indices, count
+
+
+def round_down(threshold: float) -> np.float32:
+    """The largest float32 not above `threshold`.
+
+    torchvision compares a float32 IoU with a double threshold; `iou > round_down(t)` in float32 is the same.
+    """
+    nearest = np.float32(threshold)
+    return nearest if float(nearest) <= threshold else np.nextafter(nearest, np.float32(-np.inf))
+
+
+def nms_function() -> FunctionProto:
+    """The body of `MrcnnNMS`: every (image, group) is one class of a single `NonMaxSuppression`."""
+    g = GraphBuilder()
+    threshold = g.op(
+        "Constant",
+        value_float=attribute_reference("value_float", of="score_threshold", kind=AttributeProto.FLOAT),
+    )
+    overlap = g.op(
+        "Constant",
+        value_float=attribute_reference("value_float", of="iou_threshold", kind=AttributeProto.FLOAT),
+    )
+    keep = g.op(
+        "Constant", value_int=attribute_reference("value_int", of="max_output", kind=AttributeProto.INT)
+    )
+    keep = g.op("Reshape", keep, [1])
+
+    candidate = g.op("NonZero", g.op("Greater", "scores", threshold))  # (2, M): image, index
+    place = g.op("Transpose", candidate, perm=[1, 0])
+    score = g.op("GatherND", "scores", place)
+    image = g.op("Reshape", g.op("Slice", candidate, [0], [1]), [-1])
+    group = g.op("Cast", g.op("GatherND", "group", place), to=7)
+    groups = g.op("Add", g.op("ReduceMax", g.op("Concat", group, [0], axis=0), keepdims=0), 1)
+    images = g.op("Squeeze", g.op("Shape", "scores", start=0, end=1))
+    class_of = g.op("Add", g.op("Mul", image, groups), group)
+    classes = g.op("Unsqueeze", g.op("Range", 0, g.op("Mul", images, groups), 1), [1])
+    per_class = g.op("Where", g.op("Equal", classes, class_of), score, np.array(_INVALID))
+    selected = g.op(
+        "NonMaxSuppression",
+        g.op("Unsqueeze", g.op("GatherND", "boxes", place), [0]),
+        g.op("Unsqueeze", per_class, [0]),
+        keep,
+        g.op("Reshape", overlap, [1]),
+        g.op("Reshape", threshold, [1]),
+    )
+    kept = g.op("Reshape", g.op("Slice", selected, [2], [3], [1]), [-1])
+
+    # Only survivors keep their score; the rest is below every threshold. TopK breaks ties by lower index.
+    survivors = g.op(
+        "ScatterND",
+        g.op("Expand", np.array(_INVALID), g.op("Shape", "scores")),
+        g.op("Gather", place, kept),
+        g.op("Gather", score, kept),
+    )
+    padded = g.op("Pad", survivors, g.op("Concat", [0, 0, 0], keep, axis=0), np.array(_INVALID))
+    values, index = g.ops("TopK", padded, keep, names=2, axis=1)
+    valid = g.op("Greater", values, threshold)
+    g.op("Cast", g.op("Where", valid, index, 0), to=6, name="indices")
+    g.op("ReduceSum", g.op("Cast", valid, to=6), [1], keepdims=0, name="count")
+    return g.function(
+        "MrcnnNMS",
+        ["boxes", "scores", "group"],
+        ["indices", "count"],
+        ["iou_threshold", "score_threshold", "max_output", *_PLUGIN],
+    )
+
+
+def trim(g: GraphBuilder, rows: str, count: str, *, name: str) -> str:
+    """`MrcnnTrim`: rows (B, K, …), count (B,) → (B, K', …), K' = the largest count, at least 1."""
+    return g.ops("MrcnnTrim", rows, count, names=[name], domain=DOMAIN)[0]
+
+
+def trim_function() -> FunctionProto:
+    g = GraphBuilder()
+    largest = g.op("Cast", g.op("ReduceMax", "count", keepdims=1), to=7)
+    g.op("Slice", "rows", [0], g.op("Max", largest, [1]), [1], name="trimmed")
+    return g.function("MrcnnTrim", ["rows", "count"], ["trimmed"], [])
+
+
+def untrim(g: GraphBuilder, trimmed: str, count: str, *, rows: int, name: str) -> str:
+    """`MrcnnUntrim`: trimmed (B·K', M, M), count (B,) → (B, K, M, M), K = `rows`; zero past the count."""
+    return g.ops("MrcnnUntrim", trimmed, count, names=[name], domain=DOMAIN, rows=rows)[0]
+
+
+def untrim_function() -> FunctionProto:
+    g = GraphBuilder()
+    rows = g.op("Constant", value_int=attribute_reference("value_int", of="rows", kind=AttributeProto.INT))
+    images = g.op("Shape", "count")
+    shape = g.op("Concat", images, [-1], g.op("Shape", "trimmed", start=1), axis=0)
+    split = g.op("Reshape", "trimmed", shape)
+    present = g.op("Shape", split, start=1, end=2)
+    missing = g.op("Sub", g.op("Reshape", rows, [1]), present)
+    pads = g.op("Concat", [0, 0, 0, 0, 0], missing, [0, 0], axis=0)
+    valid = valid_rows(g, "count", g.op("Squeeze", present))
+    masked = g.op("Mul", split, g.op("Unsqueeze", g.op("Cast", valid, to=1), [2, 3]))
+    g.op("Pad", masked, pads, name="untrimmed")
+    return g.function("MrcnnUntrim", ["trimmed", "count"], ["untrimmed"], ["rows"])
+
+
+def valid_rows(g: GraphBuilder, count: str, rows: str | int) -> str:
+    """(B, rows) bool: which rows lie before each image's `count`."""
+    ramp = g.op("Range", 0, rows, 1)
+    return g.op("Less", g.op("Cast", ramp, to=6), g.op("Unsqueeze", count, [1]))

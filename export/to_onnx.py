@@ -1,0 +1,275 @@
+"""A checkpoint becomes one ONNX file: dense parts traced, the rest written, metadata inside, validated."""
+
+import importlib.metadata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from onnx import TensorProto, helper
+from torch import Tensor, nn
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+
+from mrcnn.checkpoint import Checkpoint
+from mrcnn.description import Deployment, ModelDescription, ResizeRule
+from mrcnn.errors import MrcnnError
+from mrcnn.export import ops, stages
+from mrcnn.export.graph_builder import DOMAIN, IR_VERSION, OPSET, GraphBuilder
+from mrcnn.export.trace import BoxSegment, FeatureSegment, MaskSegment, trace
+from mrcnn.files import atomic_path
+
+METADATA_KEY = "mrcnn"
+
+# The network size that dynamic graphs are traced at; validation uses others.
+_TRACE_SIZE = (256, 320)
+_LARGEST_SIDE = 32 * 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputRule:
+    """What the graph's input may be.
+
+    Attributes:
+        size: (height, width) of the network's input in pixels, or None for any multiple of the model's step.
+        batch: images per run, or None for any number.
+        dtype: "float32", or "uint8" for a quarter of the bytes and a rounded resize.
+    """
+
+    size: tuple[int, int] | None = None
+    batch: int | None = None
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.batch is not None and self.batch < 1:
+            raise MrcnnError(f"batch must be at least 1 (got {self.batch})")
+        if self.dtype not in ("float32", "uint8"):
+            raise MrcnnError(f"input dtype must be float32 or uint8 (got {self.dtype!r})")
+
+    def check(self, resize: ResizeRule) -> None:
+        """Raises MrcnnError where `size` is no size that the model's feature pyramid can have."""
+        if self.size is None:
+            return
+        if (
+            self.size != resize.padded_size(*self.size)
+            or min(self.size) < 1
+            or max(self.size) > _LARGEST_SIDE
+        ):
+            height, width = resize.padded_size(*(min(max(side, 1), _LARGEST_SIDE) for side in self.size))
+            raise MrcnnError(
+                f"shape {self.size[0]}x{self.size[1]}: both sides must be multiples of "
+                f"{resize.size_divisible} up to {_LARGEST_SIDE}, for example {height}x{width}"
+            )
+
+
+def export_onnx(
+    checkpoint: Checkpoint,
+    path: Path | str,
+    *,
+    inputs: InputRule,
+    on_step: Callable[[str], None],
+) -> Deployment:
+    """Writes the checkpoint's model to `path`, after the written graph was compared with PyTorch.
+
+    Args:
+        on_step: called with a few words at the start of each step.
+
+    Returns:
+        the metadata that went into the file.
+
+    Raises:
+        MrcnnError: the weights do not fit the model, the graph disagrees with PyTorch, or `path` cannot be
+            written. Nothing is left behind then.
+    """
+    from mrcnn.export.validate import validate
+
+    inputs.check(checkpoint.description.resize)
+    on_step("building the model")
+    model = checkpoint.build()
+    on_step("tracing")
+    proto, deployment = build_graph(model, checkpoint.description, inputs, checkpoint.weights_sha256)
+    with atomic_path(path) as temporary:
+        onnx.save(proto, temporary)
+        on_step("comparing with PyTorch")
+        validate(temporary, model, deployment)
+    return deployment
+
+
+def build_graph(
+    model: GeneralizedRCNN, description: ModelDescription, inputs: InputRule, weights_sha256: str
+) -> tuple[onnx.ModelProto, Deployment]:
+    """The deploy graph of `model` with its metadata; see ARCHITECTURE.md for inputs and outputs."""
+    g = GraphBuilder()
+    levels = len(model.rpn.anchor_generator.sizes)
+    normalised = stages.normalise(g, description, input_dtype=inputs.dtype)
+    features, logits, deltas = (
+        [f"{stem}.{i}" for i in range(levels)] for stem in ("features", "logits", "deltas")
+    )
+    example = torch.zeros(inputs.batch or 2, 3, *(inputs.size or _TRACE_SIZE))
+    _include(
+        g, FeatureSegment(model), example, [*features, *logits, *deltas], source=normalised, inputs=inputs
+    )
+    rois, roi_count = stages.proposals(
+        g,
+        description,
+        logits=logits,
+        deltas=deltas,
+        anchors=model.rpn.anchor_generator,
+        places=_places(model, example) if inputs.size else None,
+    )
+    pooling = _Pooling(g, model, description, features)
+
+    rois = ops.trim(g, rois, roi_count, name="box/rois")
+    pooled = pooling.pool(rois, description.rois.box_size, name="box/pooled")
+    _include(
+        g,
+        BoxSegment(model),
+        pooling.example(description.rois.box_size),
+        ["class_logits", "box_deltas"],
+        source=pooled,
+    )
+    boxes, _, labels, count = stages.detections(
+        g, description, logits="class_logits", deltas="box_deltas", proposals=rois, count=roi_count
+    )
+    mask_size = None
+    if description.has_masks:
+        rois = ops.trim(g, boxes, count, name="mask/rois")
+        pooled = pooling.pool(rois, description.rois.mask_size, name="mask/pooled")
+        _include(
+            g,
+            MaskSegment(model),
+            pooling.example(description.rois.mask_size),
+            ["mask_features"],
+            source=pooled,
+        )
+        last = model.roi_heads.mask_predictor.mask_fcn_logits
+        prefix = "roi_heads.mask_predictor.mask_fcn_logits"
+        stages.masks(
+            g,
+            description,
+            features="mask_features",
+            labels=labels,
+            count=count,
+            weight=g.parameter(f"{prefix}.weight", last.weight.detach().numpy()),
+            bias=g.parameter(f"{prefix}.bias", last.bias.detach().numpy()),
+        )
+        mask_size = 2 * description.rois.mask_size
+    deployment = Deployment(
+        description=description,
+        height=inputs.size[0] if inputs.size else None,
+        width=inputs.size[1] if inputs.size else None,
+        batch=inputs.batch,
+        input_dtype=inputs.dtype,
+        mask_size=mask_size,
+        plugin_version=ops.PLUGIN_VERSION,
+        weights_sha256=weights_sha256,
+        built_with={name: importlib.metadata.version(name) for name in ("torch", "torchvision", "onnx")},
+    )
+    return _model_proto(g, deployment, [pooling.function()]), deployment
+
+
+class _Pooling:
+    """RoIAlign over the levels that the heads pool from, as the model's own poolers are set."""
+
+    def __init__(
+        self, g: GraphBuilder, model: GeneralizedRCNN, description: ModelDescription, features: Sequence[str]
+    ) -> None:
+        self._g = g
+        self._channels = model.backbone.out_channels
+        self._rule = description.rois
+        levels = model.roi_heads.box_roi_pool.featmap_names
+        self._features = features[: len(levels)]
+        self._scales = [2.0 ** -(2 + level) for level in range(len(levels))]
+
+    def example(self, size: int) -> Tensor:
+        return torch.zeros(2, self._channels, size, size)
+
+    def pool(self, rois: str, size: int, *, name: str) -> str:
+        return ops.roi_align(
+            self._g,
+            self._features,
+            rois,
+            output_size=size,
+            sampling_ratio=self._rule.sampling_ratio,
+            spatial_scales=self._scales,
+            canonical_size=self._rule.canonical_size,
+            canonical_level=self._rule.canonical_level,
+            name=name,
+        )
+
+    def function(self) -> onnx.FunctionProto:
+        return ops.roi_align_function(
+            spatial_scales=self._scales,
+            canonical_size=self._rule.canonical_size,
+            canonical_level=self._rule.canonical_level,
+        )
+
+
+def _include(
+    g: GraphBuilder,
+    segment: nn.Module,
+    example: Tensor,
+    outputs: Sequence[str],
+    *,
+    source: str,
+    inputs: InputRule | None = None,
+) -> None:
+    dynamic: dict[int, Any] = {}
+    if inputs is None:
+        dynamic[0] = torch.export.Dim("rows")
+    else:
+        if inputs.batch is None:
+            dynamic[0] = torch.export.Dim("batch")
+        if inputs.size is None:
+            dynamic[2] = 32 * torch.export.Dim("rows", min=1, max=_LARGEST_SIDE // 32)
+            dynamic[3] = 32 * torch.export.Dim("columns", min=1, max=_LARGEST_SIDE // 32)
+    graph = trace(segment, example, dynamic=dynamic, outputs=outputs)
+    g.include(graph, [source], outputs, scope=type(segment).__name__)
+
+
+def _places(model: GeneralizedRCNN, example: Tensor) -> list[int]:
+    """Number of anchors on each level for a fixed input size."""
+    with torch.inference_mode():
+        sizes = [feature.shape[-2:] for feature in model.backbone(example[:1]).values()]
+    per_place = model.rpn.anchor_generator.num_anchors_per_location()
+    return [int(h * w * n) for (h, w), n in zip(sizes, per_place, strict=True)]
+
+
+def _model_proto(
+    g: GraphBuilder, deployment: Deployment, functions: Sequence[onnx.FunctionProto]
+) -> onnx.ModelProto:
+    batch = deployment.batch or "batch"
+    height, width = deployment.height or "height", deployment.width or "width"
+    rows = deployment.description.detections.detections_per_image
+    pixel = TensorProto.UINT8 if deployment.input_dtype == "uint8" else TensorProto.FLOAT
+    info = helper.make_tensor_value_info
+    outputs = [
+        info("num_detections", TensorProto.INT32, [batch]),
+        info("boxes", TensorProto.FLOAT, [batch, rows, 4]),
+        info("scores", TensorProto.FLOAT, [batch, rows]),
+        info("labels", TensorProto.INT32, [batch, rows]),
+    ]
+    if deployment.mask_size is not None:
+        side = deployment.mask_size
+        outputs.append(info("masks", TensorProto.FLOAT, [batch, rows, side, side]))
+    graph = helper.make_graph(
+        g.nodes,
+        deployment.description.architecture,
+        [
+            info("images", pixel, [batch, height, width, 3]),
+            info("image_sizes", TensorProto.INT32, [batch, 2]),
+        ],
+        outputs,
+        list(g.initializers.values()),
+    )
+    proto = helper.make_model(
+        graph,
+        opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)],
+        functions=[*functions, ops.nms_function(), ops.trim_function(), ops.untrim_function()],
+        ir_version=IR_VERSION,
+        producer_name="mrcnn",
+    )
+    helper.set_model_props(proto, {METADATA_KEY: deployment.to_json()})
+    onnx.checker.check_model(proto, full_check=True)
+    return proto

@@ -1,0 +1,113 @@
+"""The dense parts of a model, traced by PyTorch's own exporter into plain ONNX graphs."""
+
+import copy
+import itertools
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torchvision.ops import FrozenBatchNorm2d
+
+from mrcnn.export.graph_builder import OPSET
+
+# The sub-modules keep the names that they have in the model, so that parameters keep theirs in the graph.
+
+
+class FeatureSegment(nn.Module):
+    """Normalised images (B, 3, H, W) → per level features, RPN logits (B, A, h, w), deltas (B, 4A, h, w)."""
+
+    def __init__(self, model: GeneralizedRCNN) -> None:
+        super().__init__()
+        self.backbone = model.backbone
+        self.rpn = nn.Module()
+        self.rpn.head = model.rpn.head
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        features = list(self.backbone(images).values())
+        logits, deltas = self.rpn.head(features)
+        return (*features, *logits, *deltas)
+
+
+class BoxSegment(nn.Module):
+    """Pooled features (R, C, S, S) → class logits (R, classes) and deltas (R, 4·classes)."""
+
+    def __init__(self, model: GeneralizedRCNN) -> None:
+        super().__init__()
+        self.roi_heads = nn.Module()
+        self.roi_heads.box_head = model.roi_heads.box_head
+        self.roi_heads.box_predictor = model.roi_heads.box_predictor
+
+    def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        logits, deltas = self.roi_heads.box_predictor(self.roi_heads.box_head(pooled))
+        return logits, deltas
+
+
+class MaskSegment(nn.Module):
+    """Pooled features (R, C, S, S) → (R, C', 2S, 2S), all but the last, per-class 1×1 convolution."""
+
+    def __init__(self, model: GeneralizedRCNN) -> None:
+        super().__init__()
+        self.roi_heads = nn.Module()
+        self.roi_heads.mask_head = model.roi_heads.mask_head
+        predictor = model.roi_heads.mask_predictor
+        self.roi_heads.mask_predictor = nn.Sequential()
+        self.roi_heads.mask_predictor.conv5_mask = predictor.conv5_mask
+        self.roi_heads.mask_predictor.relu = predictor.relu
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        masks: Tensor = self.roi_heads.mask_predictor(self.roi_heads.mask_head(pooled))
+        return masks
+
+
+def trace(
+    segment: nn.Module, example: Tensor, *, dynamic: Mapping[int, Any], outputs: Sequence[str]
+) -> onnx.GraphProto:
+    """The graph of `segment` in eval mode; `dynamic` maps dimensions of its input to `torch.export.Dim`s.
+
+    `segment` is not changed; batch norm is folded into the convolutions before it.
+    """
+    folded = fold_batch_norm(segment)
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")  # about the exporter's own internals
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        program = torch.onnx.export(
+            folded,
+            (example,),
+            dynamo=True,
+            dynamic_shapes=(dict(dynamic),),
+            opset_version=OPSET,
+            output_names=list(outputs),
+            verbose=False,
+        )
+    assert program is not None
+    return program.model_proto.graph
+
+
+def fold_batch_norm(module: nn.Module) -> nn.Module:
+    """A copy of `module` in eval mode, in which convolutions have taken in the norm layers that follow them.
+
+    A norm layer follows a convolution if it is registered directly after it in the same parent, as
+    torchvision's ResNet blocks, `Conv2dNormActivation` and MobileNet blocks all do.
+    """
+    module = copy.deepcopy(module).eval()
+    for parent in list(module.modules()):
+        children = list(parent.named_children())
+        for (_, conv), (name, norm) in itertools.pairwise(children):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d | FrozenBatchNorm2d):
+                conv.weight, conv.bias = fuse_conv_bn_weights(
+                    conv.weight,
+                    conv.bias,
+                    norm.running_mean,
+                    norm.running_var,
+                    norm.eps,
+                    norm.weight,
+                    norm.bias,
+                )
+                setattr(parent, name, nn.Identity())
+    return module
