@@ -1,0 +1,23 @@
+"""Parts of an exported graph as models of their own."""
+
+from collections.abc import Sequence
+
+import onnx
+from onnx.utils import Extractor
+
+
+def with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """`model` with the types of its inner values noted in it, as `cut` needs them."""
+    return onnx.shape_inference.infer_shapes(model, data_prop=True)
+
+
+def cut(model: onnx.ModelProto, inputs: Sequence[str], outputs: Sequence[str]) -> onnx.ModelProto:
+    """The part of `model` that computes the values `outputs` from the values `inputs`.
+
+    Functions and metadata are kept. `model` comes from `with_shapes`, which one call does for many cuts.
+
+    Values between the stages have fixed names: `normalised`, per level I `features.I`, `logits.I` and
+    `deltas.I`, `proposals`, `num_proposals`, `box/rois`, `box/pooled`, `class_logits`, `box_deltas`, the
+    graph's outputs, `mask/rois`, `mask/pooled`, `mask_features`.
+    """
+    return Extractor(model).extract_model(list(inputs), list(outputs))
