@@ -8,6 +8,7 @@ import argparse
 import hashlib
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,7 +136,8 @@ def _read(path: Path) -> Any:
         raise MrcnnError(f"{path}: the file is empty")
     try:
         # torchvision's training scripts store their arguments beside the weights; a Namespace is only a bag.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on pickle protocols, of which the errors below say enough
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise MrcnnError(f"{path}: {_unpickling_reason(str(error))}") from error
@@ -148,7 +150,7 @@ def _read(path: Path) -> Any:
 def _unpickling_reason(message: str) -> str:
     unsupported = re.search(r"(?:GLOBAL|function|class|global:?)\s+`?([\w.]+\.[\w.]+)`?", message)
     if unsupported is None:
-        return "is not a PyTorch checkpoint, or is damaged or truncated"
+        return "is not a PyTorch checkpoint that can be read without running code, or it is damaged"
     return (
         f"refused: loading it would need the Python object {unsupported[1]!r}, and a pickle that builds "
         "objects can run any code; save the weights alone: torch.save(model.state_dict(), 'weights.pth')"

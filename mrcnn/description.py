@@ -31,8 +31,11 @@ class ResizeRule:
             raise MrcnnError(
                 f"resize: 0 < min_size <= max_size must hold (got {self.min_size}, {self.max_size})"
             )
-        if self.size_divisible < 1:
-            raise MrcnnError(f"resize: size_divisible must be positive (got {self.size_divisible})")
+        if self.size_divisible < 1 or self.size_divisible % 32:
+            raise MrcnnError(
+                f"resize: size_divisible must be a multiple of 32, the stride of the last stage "
+                f"(got {self.size_divisible})"
+            )
 
     def output_size(
         self, height: int, width: int, *, limit: tuple[int, int] | None = None
@@ -96,6 +99,14 @@ class ProposalRule:
     score_threshold: float = 0.0
     min_size: float = 1e-3
 
+    def __post_init__(self) -> None:
+        # TensorRT's TopK takes no more than 3840.
+        for name in ("pre_nms_top_n", "post_nms_top_n"):
+            if not 1 <= getattr(self, name) <= 3840:
+                raise MrcnnError(
+                    f"proposals: {name} must be from 1 to at most 3840 (got {getattr(self, name)})"
+                )
+
 
 @dataclass(frozen=True, kw_only=True)
 class RoiRule:
@@ -117,6 +128,14 @@ class DetectionRule:
     detections_per_image: int = 100
     min_size: float = 1e-2
     delta_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.detections_per_image <= 3840:
+            raise MrcnnError(
+                f"detections: detections_per_image must be from 1 to 3840 (got {self.detections_per_image})"
+            )
+        if not 0 <= self.score_threshold < 1:
+            raise MrcnnError(f"detections: score_threshold must be in 0…1 (got {self.score_threshold})")
 
 
 @dataclass(frozen=True, kw_only=True)

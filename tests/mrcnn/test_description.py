@@ -1,0 +1,103 @@
+"""The model description: JSON round trip, refusals by name, and torchvision's arithmetic of sizes."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+
+from mrcnn.description import Deployment, ModelDescription, ResizeRule
+from mrcnn.errors import MrcnnError
+
+DESCRIPTION = ModelDescription(architecture="maskrcnn_resnet50_fpn", class_names=("__background__", "coin"))
+
+
+def plain() -> dict[str, Any]:
+    return json.loads(json.dumps(DESCRIPTION.to_dict()))
+
+
+def test_description_survives_json() -> None:
+    assert ModelDescription.from_dict(plain()) == DESCRIPTION
+
+
+def test_deployment_survives_json() -> None:
+    deployment = Deployment(
+        description=DESCRIPTION, height=None, width=320, batch=2, built_with={"torch": "2"}
+    )
+    assert Deployment.from_json(deployment.to_json()) == deployment
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"colour": 1}, "unknown key 'colour'"),
+        ({"width": "wide"}, "description.width: expected float (got 'wide')"),
+        ({"class_names": "coin"}, "class_names: expected a list"),
+        ({"class_names": ["coin"]}, "class_names must start with '__background__'"),
+        ({"class_names": ["__background__", 3]}, "class_names[1]: expected str (got 3)"),
+        ({"norm": "group"}, "norm must be 'batch' or 'frozen'"),
+        ({"resize": {"min_size": 900, "max_size": 800}}, "0 < min_size <= max_size"),
+        ({"resize": {"size_divisible": 20}}, "multiple of 32"),
+        ({"resize": [800]}, "resize: expected an object"),
+        ({"normalization": {"mean": [1, 2]}}, "mean: expected a list of 3"),
+        ({"normalization": {"std": [1, 0, 1]}}, "std must be positive"),
+        ({"anchors": {"sizes": [[32]]}}, "one entry per feature level"),
+        ({"proposals": {"pre_nms_top_n": 4000}}, "at most 3840"),
+        ({"detections": {"detections_per_image": 0}}, "detections_per_image"),
+    ],
+)
+def test_wrong_descriptions_are_refused_by_name(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(MrcnnError) as error:
+        ModelDescription.from_dict(plain() | change)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_key_is_named() -> None:
+    with pytest.raises(MrcnnError, match="key 'architecture' is missing"):
+        ModelDescription.from_dict({"class_names": ["__background__", "coin"]})
+
+
+@pytest.mark.parametrize("text", ["", "[]", "nonsense", '{"format_version": 2}', "[" * 100_000])
+def test_foreign_metadata_is_refused_in_one_line(text: str) -> None:
+    with pytest.raises(MrcnnError) as error:
+        Deployment.from_json(text)
+    assert "\n" not in str(error.value)
+
+
+def test_output_size_equals_torchvision() -> None:
+    rng = np.random.default_rng(0)
+    sizes = [
+        (480, 640),
+        (427, 640),
+        (640, 427),
+        (1, 1),
+        (303, 384),
+        *rng.integers(20, 900, (200, 2)).tolist(),
+    ]
+    for rule in (ResizeRule(), ResizeRule(min_size=320, max_size=500)):
+        transform = GeneralizedRCNNTransform(rule.min_size, rule.max_size, [0.0] * 3, [1.0] * 3).eval()
+        for height, width in sizes:
+            # One channel row is enough: only the shape is asked for.
+            resized, _ = transform.resize(torch.zeros(1, height, width))
+            assert rule.output_size(height, width) == tuple(resized.shape[-2:]), (height, width)
+
+
+def test_output_size_stays_within_a_limit_and_is_never_zero() -> None:
+    rule = ResizeRule()
+    assert rule.output_size(1000, 500, limit=(800, 1344)) == (800, 400)
+    assert rule.output_size(20000, 10) == (1333, 1)
+
+
+def test_padded_size_rounds_up() -> None:
+    assert ResizeRule().padded_size(800, 1066) == (800, 1088)
+    assert ResizeRule().padded_size(1, 32) == (32, 32)
+
+
+def test_labels_count_the_background() -> None:
+    assert DESCRIPTION.num_classes == 2
+    assert DESCRIPTION.has_masks
+    assert not replace(DESCRIPTION, architecture="fasterrcnn_resnet50_fpn").has_masks
