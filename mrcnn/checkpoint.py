@@ -49,8 +49,11 @@ class Checkpoint:
         """The model in eval mode with these weights, float32.
 
         Raises:
-            MrcnnError: the weights do not fit the description; the line names the first key that does not.
+            MrcnnError: the weights are not finite, or do not fit the description; the line names the key.
         """
+        for name, tensor in self.state_dict.items():
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                raise MrcnnError(f"the weights are damaged: {name!r} holds NaN or infinite values")
         model = build_model(self.description)
         try:
             missing, unexpected = model.load_state_dict(self.state_dict, strict=False)
