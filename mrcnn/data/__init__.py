@@ -1,0 +1,1 @@
+"""Detection data: COCO-format datasets and synthetic ones, behind one interface."""

@@ -1,0 +1,104 @@
+"""One annotated image, and what every detection dataset offers."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+Target = dict[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """An image with its objects.
+
+    Attributes:
+        image: (H, W, 3) uint8, RGB.
+        boxes: (N, 4) float32, xyxy in pixels; the right and bottom edges lie outside the last pixel.
+        labels: (N,) int64, 1…number of classes.
+        masks: (N, H, W) bool, or None where only boxes are known.
+        image_id: the image's id in the COCO document.
+    """
+
+    image: npt.NDArray[np.uint8]
+    boxes: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+    masks: npt.NDArray[np.bool_] | None
+    image_id: int
+
+    def mirrored(self) -> "Sample":
+        """The same sample, left and right exchanged."""
+        width = self.image.shape[1]
+        x1, y1, x2, y2 = self.boxes.T
+        return Sample(
+            image=self.image[:, ::-1],
+            boxes=np.stack([width - x2, y1, width - x1, y2], axis=1),
+            labels=self.labels,
+            masks=None if self.masks is None else self.masks[:, :, ::-1],
+            image_id=self.image_id,
+        )
+
+    def tensors(self) -> tuple[Tensor, Target]:
+        """What torchvision's detection models take: image (3, H, W) float32 in 0…1, and the target."""
+        image = torch.from_numpy(np.ascontiguousarray(self.image.transpose(2, 0, 1))).float().div_(255)
+        target = {
+            "boxes": torch.from_numpy(np.ascontiguousarray(self.boxes)),
+            "labels": torch.from_numpy(self.labels),
+            "image_id": torch.tensor(self.image_id),
+        }
+        if self.masks is not None:
+            target["masks"] = torch.from_numpy(np.ascontiguousarray(self.masks, dtype=np.uint8))
+        return image, target
+
+
+class DetectionDataset(ABC):
+    """Images with boxes, labels and masks, by index.
+
+    Attributes:
+        class_names: the name of each label; index 0 is the background.
+        category_ids: the COCO category id of each label; index 0 has no meaning.
+    """
+
+    class_names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def sample(self, index: int) -> Sample:
+        """Image `index` with the objects to learn from."""
+
+    @abstractmethod
+    def image(self, index: int) -> npt.NDArray[np.uint8]:
+        """Image `index` alone, (H, W, 3) uint8, RGB."""
+
+    @abstractmethod
+    def image_id(self, index: int) -> int:
+        """The id of image `index` in `ground_truth`."""
+
+    @abstractmethod
+    def ground_truth(self, indices: Iterable[int]) -> dict[str, Any]:
+        """The COCO document of these images, complete enough for pycocotools, crowd regions included."""
+
+    def training_indices(self) -> list[int]:
+        """The images to train on."""
+        return list(range(len(self)))
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Target]:
+        return self.sample(index).tensors()
+
+
+def boxes_around(masks: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
+    """The tight box (N, 4) xyxy around each mask (N, H, W); no mask may be empty."""
+    boxes = np.zeros((len(masks), 4), np.float32)
+    for box, mask in zip(boxes, masks, strict=True):
+        rows = np.flatnonzero(mask.any(axis=1))
+        columns = np.flatnonzero(mask.any(axis=0))
+        box[:] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+    return boxes

@@ -1,0 +1,36 @@
+"""From the `--data` of a command line to a dataset."""
+
+from pathlib import Path
+
+from mrcnn.data.coco import CocoDataset
+from mrcnn.data.sample import DetectionDataset
+from mrcnn.data.synthetic import KINDS, SyntheticDataset
+from mrcnn.errors import MrcnnError
+
+
+def open_dataset(
+    source: str,
+    *,
+    images: str | None = None,
+    masks: bool = True,
+    split: str = "train",
+    length: int = 1000,
+    size: tuple[int, int] = (256, 320),
+    seed: int = 0,
+) -> DetectionDataset:
+    """The dataset that `source` names: "coins" or "shapes" (synthetic), or the path of a COCO document.
+
+    Args:
+        images, masks: for a COCO document, see `CocoDataset`.
+        split, length, size, seed: for a synthetic dataset, see `SyntheticDataset`.
+
+    Raises:
+        MrcnnError: the source is neither, or not usable.
+    """
+    if source in KINDS:
+        if images is not None:
+            raise MrcnnError(f"--images {images} has no meaning for the synthetic data {source!r}")
+        return SyntheticDataset(source, length=length, size=size, split=split, seed=seed)
+    if not Path(source).exists():
+        raise MrcnnError(f"--data {source}: neither a file nor one of {', '.join(KINDS)}")
+    return CocoDataset(source, images=images, masks=masks)

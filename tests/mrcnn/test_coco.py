@@ -1,0 +1,271 @@
+"""COCO-format datasets: what is read, what is left out, and what is refused."""
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from mrcnn.data.coco import CocoDataset, decode_segmentation
+from mrcnn.data.source import open_dataset
+from mrcnn.errors import MrcnnError
+
+Json = dict[str, Any]
+
+HEIGHT, WIDTH = 6, 8
+# The same 3 x 2 rectangle, x 1…4, y 2…4, in COCO's three notations.
+POLYGON = [[1, 2, 4, 2, 4, 4, 1, 4]]
+UNCOMPRESSED = {"size": [HEIGHT, WIDTH], "counts": [8, 2, 4, 2, 4, 2, 26]}
+COMPRESSED = {"size": [HEIGHT, WIDTH], "counts": "824000f0"}
+
+
+def rectangle() -> np.ndarray:  # type: ignore[type-arg]
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    mask[2:4, 1:4] = True
+    return mask
+
+
+def annotation(number: int, **changes: Any) -> Json:
+    return {
+        "id": number,
+        "image_id": 10,
+        "category_id": 7,
+        "bbox": [1, 2, 3, 2],
+        "iscrowd": 0,
+        "area": 6,
+        "segmentation": POLYGON,
+        **changes,
+    }
+
+
+DOCUMENT: Json = {
+    "images": [
+        {"id": 10, "file_name": "a.png", "height": HEIGHT, "width": WIDTH},
+        {"id": 11, "file_name": "b.png", "height": HEIGHT, "width": WIDTH},
+        {"id": 12, "file_name": "c.png", "height": HEIGHT, "width": WIDTH},
+    ],
+    "categories": [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}],
+    "annotations": [
+        annotation(1),
+        annotation(2, category_id=3, segmentation=UNCOMPRESSED),
+        annotation(3, segmentation=COMPRESSED),
+        annotation(4, iscrowd=1, segmentation=UNCOMPRESSED),
+        annotation(5, image_id=12, iscrowd=1, segmentation=UNCOMPRESSED),
+    ],
+}
+
+Write = Callable[[Json], Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Writes a document with images of its own and returns its path."""
+
+    def write_document(document: Json) -> Path:
+        (tmp_path / "images").mkdir(exist_ok=True)
+        for value, name in enumerate("abc"):
+            pixels = np.full((HEIGHT, WIDTH, 3), (value, 100, 200), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / f"{name}.png")
+        path = tmp_path / "instances.json"
+        path.write_text(json.dumps(document))
+        return path
+
+    return write_document
+
+
+def changed(edit: Callable[[Json], Any]) -> Json:
+    document = copy.deepcopy(DOCUMENT)
+    edit(document)
+    return document
+
+
+def with_first(**changes: Any) -> Json:
+    return changed(lambda document: document["annotations"][0].update(changes))
+
+
+@pytest.mark.parametrize("segmentation", [POLYGON, UNCOMPRESSED, COMPRESSED])
+def test_the_three_notations_of_a_mask(segmentation: Any) -> None:
+    assert (decode_segmentation(segmentation, HEIGHT, WIDTH) == rectangle()).all()
+
+
+def test_compressed_text_is_that_of_pycocotools() -> None:
+    encoded = coco_mask.encode(np.asfortranarray(rectangle(), np.uint8))
+    assert encoded["counts"].decode() == COMPRESSED["counts"]
+
+
+def test_a_mask_of_several_polygons() -> None:
+    other = [6, 0, 8, 0, 8, 2, 6, 2]
+    mask = decode_segmentation([POLYGON[0], other, [0, 0, 1, 1]], HEIGHT, WIDTH)
+    assert mask.sum() == 6 + 4
+
+
+def test_labels_follow_the_category_ids(write: Write) -> None:
+    data = CocoDataset(write(DOCUMENT))
+    assert data.class_names == ("__background__", "cat", "dog")
+    assert data.category_ids == (0, 3, 7)
+    sample = data.sample(0)
+    assert sample.labels.tolist() == [2, 1, 2]
+    assert sample.boxes.tolist() == [[1, 2, 4, 4]] * 3
+    assert sample.masks is not None
+    assert (sample.masks == rectangle()).all()
+    assert sample.image_id == 10
+    assert sample.image[0, 0].tolist() == [0, 100, 200]
+
+
+def test_tensors_for_torchvision(write: Write) -> None:
+    image, target = CocoDataset(write(DOCUMENT))[0]
+    assert image.shape == (3, HEIGHT, WIDTH)
+    assert image[:, 0, 0].tolist() == pytest.approx([0, 100 / 255, 200 / 255])
+    assert target["boxes"].shape == (3, 4)
+    assert target["masks"].shape == (3, HEIGHT, WIDTH)
+    assert target["labels"].tolist() == [2, 1, 2]
+    assert target["image_id"].item() == 10
+
+
+def test_crowds_are_not_learnt_but_kept_for_evaluation(write: Write) -> None:
+    data = CocoDataset(write(DOCUMENT))
+    assert len(data.sample(2).labels) == 0
+    # Image 11 is truly empty and teaches that; image 12 shows a crowd only, and would teach wrongly.
+    assert data.training_indices() == [0, 1]
+    truth = data.ground_truth([0, 2])
+    assert [a["id"] for a in truth["annotations"]] == [1, 2, 3, 4, 5]
+    assert [image["id"] for image in truth["images"]] == [10, 12]
+
+
+def test_an_image_without_objects(write: Write) -> None:
+    _, target = CocoDataset(write(DOCUMENT))[1]
+    assert target["boxes"].shape == (0, 4)
+    assert target["masks"].shape == (0, HEIGHT, WIDTH)
+
+
+def test_boxes_are_clipped_and_empty_ones_dropped(write: Write) -> None:
+    document = changed(
+        lambda d: d.update(
+            annotations=[
+                annotation(1, bbox=[-2, 3, 4.5, 100]),
+                annotation(2, bbox=[3, 3, 0, 2]),
+                annotation(3, bbox=[9, 1, 3, 3]),
+                annotation(4, segmentation=[[1, 1, 1, 1, 1, 1]]),
+            ]
+        )
+    )
+    sample = CocoDataset(write(document)).sample(0)
+    assert sample.boxes.tolist() == [[0, 3, 2.5, HEIGHT]]
+    assert sample.masks is not None
+    assert len(sample.masks) == 1
+
+
+def test_boxes_alone_need_no_segmentation(write: Write) -> None:
+    document = changed(lambda d: [a.pop("segmentation") for a in d["annotations"]])
+    path = write(document)
+    assert CocoDataset(path, masks=False).sample(0).masks is None
+    with pytest.raises(MrcnnError, match="annotation 1 has no segmentation"):
+        CocoDataset(path).sample(0)
+
+
+def test_images_lie_beside_the_document_or_where_told(write: Write, tmp_path: Path) -> None:
+    path = write(DOCUMENT)
+    (tmp_path / "images").rename(tmp_path / "elsewhere")
+    with pytest.raises(MrcnnError, match=r"lacks 3 of the 3 images .* first is a.png; .*--images"):
+        CocoDataset(path)
+    assert CocoDataset(path, images=tmp_path / "elsewhere").sample(0).image_id == 10
+    with pytest.raises(MrcnnError, match="no such folder"):
+        CocoDataset(path, images=tmp_path / "nowhere")
+    for name in "abc":
+        (tmp_path / "elsewhere" / f"{name}.png").rename(tmp_path / f"{name}.png")
+    assert CocoDataset(path).sample(0).image_id == 10
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        (changed(lambda d: d.pop("images")), "the list 'images' is missing"),
+        (changed(lambda d: d.update(annotations={})), "the list 'annotations' is missing"),
+        (changed(lambda d: d["annotations"].append(5)), r"annotations\[5\] is not an object"),
+        (changed(lambda d: d["images"][1].pop("width")), r"images\[1\] lacks 'width'"),
+        (changed(lambda d: d["images"][1].update(height="6")), r"images\[1\].height is not of type int"),
+        (changed(lambda d: d.update(categories=[])), "has no categories"),
+        (changed(lambda d: d.update(images=[], annotations=[])), "has no images"),
+        (changed(lambda d: d["categories"][0].update(name="cat")), "two categories have the same name"),
+        (changed(lambda d: d["categories"][0].update(id=3)), "categories has the id 3 twice"),
+        (with_first(category_id=99), "annotation 1 has the unknown category 99"),
+        (with_first(image_id=99), "annotation 1 is of image 99"),
+        (with_first(bbox=[1, 2, 3]), "annotation 1 has a bbox that is not"),
+        (with_first(bbox=[1, 2, 3, None]), "annotation 1 has a bbox that is not"),
+    ],
+)
+def test_documents_that_contradict_themselves(write: Write, document: Json, message: str) -> None:
+    with pytest.raises(MrcnnError, match=message) as caught:
+        CocoDataset(write(document))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        {"size": [5, 5], "counts": COMPRESSED["counts"]},
+        {"size": [HEIGHT, WIDTH], "counts": [1, 2, 3]},
+        {"size": [HEIGHT, WIDTH], "counts": [-1, HEIGHT * WIDTH + 1]},
+        {"size": [HEIGHT, WIDTH], "counts": "~~~~"},
+        {"size": [HEIGHT, WIDTH], "counts": None},
+        {"counts": "824000f0"},
+        "824000f0",
+        [["a", "b", "c", "d", "e", "f"]],
+        [3],
+    ],
+)
+def test_malformed_segmentations(write: Write, segmentation: Any) -> None:
+    data = CocoDataset(write(with_first(segmentation=segmentation)))
+    with pytest.raises(MrcnnError, match="annotation 1 has a segmentation that cannot be read") as caught:
+        data.sample(0)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("content", "message"), [("{", "is not JSON"), ("[]", "is not a COCO document")])
+def test_files_that_are_no_documents(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(content)
+    with pytest.raises(MrcnnError, match=message):
+        CocoDataset(path)
+
+
+def test_missing_file_and_binary_file(tmp_path: Path) -> None:
+    with pytest.raises(MrcnnError, match="no such file"):
+        CocoDataset(tmp_path / "no.json")
+    (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00\x80")
+    with pytest.raises(MrcnnError, match="is not JSON"):
+        CocoDataset(tmp_path / "binary.json")
+
+
+def test_an_image_of_another_size_than_announced(write: Write) -> None:
+    data = CocoDataset(write(changed(lambda d: d["images"][0].update(width=9))))
+    with pytest.raises(MrcnnError, match=r"a.png: has 8x6 pixels, but .* says 9x6"):
+        data.sample(0)
+
+
+def test_real_annotations(coco_mini: Path) -> None:
+    data = open_dataset(str(coco_mini / "instances.json"))
+    assert len(data) == 100
+    assert len(data.class_names) == 81
+    assert data.class_names[1] == "person"
+    crowds = 0
+    for index in range(0, 100, 10):
+        sample = data.sample(index)
+        assert sample.masks is not None
+        truth = data.ground_truth([index])["annotations"]
+        crowds += sum(a["iscrowd"] for a in truth)
+        assert len(sample.labels) == sum(not a["iscrowd"] for a in truth)
+        areas = [a["area"] for a in truth if not a["iscrowd"]]
+        assert sample.masks.sum(axis=(1, 2)).tolist() == pytest.approx(areas)
+
+
+def test_sources_that_are_nothing() -> None:
+    with pytest.raises(MrcnnError, match="neither a file nor one of coins, shapes"):
+        open_dataset("nonsense")
+    with pytest.raises(MrcnnError, match="no meaning for the synthetic data"):
+        open_dataset("coins", images="photos")
