@@ -1,0 +1,215 @@
+"""COCO average precision of boxes and masks, computed by pycocotools."""
+
+import contextlib
+import io
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from tqdm import tqdm
+
+from mrcnn.data.coco import encode_segmentation
+from mrcnn.data.sample import DetectionDataset
+from mrcnn.errors import MrcnnError
+
+Json = dict[str, Any]
+
+# Names of labels that mean nothing: torchvision's COCO models keep the gaps of COCO's ids.
+_UNUSED = ("N/A",)
+
+
+class Predictor(Protocol):
+    """What finds objects: `mrcnn.runtime.Runtime` and `mrcnn.predictor.TorchPredictor`."""
+
+    def infer(self, image: Any, *, color: str = "bgr") -> Any: ...
+
+
+@dataclass(frozen=True)
+class AveragePrecision:
+    """COCO's summary in points of 100. None where the ground truth has no object to measure it on.
+
+    Attributes:
+        AP: mean over IoU thresholds 0.50, 0.55, … 0.95. AP50, AP75: at one threshold.
+        APs, APm, APl: of objects smaller than 32² pixels, up to 96², and larger.
+    """
+
+    AP: float | None
+    AP50: float | None
+    AP75: float | None
+    APs: float | None
+    APm: float | None
+    APl: float | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Average precision of boxes, and of masks where there are any."""
+
+    box: AveragePrecision
+    mask: AveragePrecision | None
+
+
+def evaluate_detections(
+    ground_truth: Mapping[str, Any] | Path | str,
+    results: Sequence[Json],
+    *,
+    iou_types: Sequence[str] = ("bbox", "segm"),
+) -> Evaluation:
+    """COCO AP of detections, all in points of 100.
+
+    Args:
+        ground_truth: a COCO document or its path. All its images count, with detections or without.
+        results: COCO results {"image_id", "category_id", "score", "bbox" [x, y, width, height], and for
+            masks "segmentation"}.
+        iou_types: "bbox", or "bbox" and "segm".
+
+    Raises:
+        MrcnnError: the path holds no COCO document, or masks are asked for and it lacks some.
+    """
+    if not isinstance(ground_truth, Mapping):
+        try:
+            ground_truth = json.loads(Path(ground_truth).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise MrcnnError(f"{ground_truth}: is not a COCO document: {error}") from error
+    summaries = {kind: _summarise(ground_truth, results, kind) for kind in iou_types}
+    return Evaluation(box=summaries["bbox"], mask=summaries.get("segm"))
+
+
+def map_labels(
+    class_names: Sequence[str], dataset: DetectionDataset
+) -> tuple[tuple[int | None, ...], tuple[str, ...]]:
+    """The dataset's category id of each of a model's labels (None: has none), by the names of the classes.
+
+    Returns:
+        The ids, with None for the background, and what had to be assumed, one line each.
+
+    Raises:
+        MrcnnError: no name fits, and the numbers of classes differ.
+    """
+    by_name = dict(zip(dataset.class_names[1:], dataset.category_ids[1:], strict=True))
+    ids = (None, *(by_name.get(name) for name in class_names[1:]))
+    named = [name for name in class_names[1:] if name in by_name]
+    if not named:
+        if len(class_names) != len(dataset.class_names):
+            raise MrcnnError(
+                f"the model's classes ({_listed(class_names[1:])}) and those of the data "
+                f"({_listed(dataset.class_names[1:])}) have no name in common"
+            )
+        line = (
+            f"no class name is common to model and data ({class_names[1]!r}, {dataset.class_names[1]!r}, …): "
+            "label n is taken for the n-th category in the order of the ids"
+        )
+        return (None, *dataset.category_ids[1:]), (line,)
+    assumptions = []
+    unknown = [name for name in by_name if name not in class_names]
+    surplus = [name for name in class_names[1:] if name not in by_name and name not in _UNUSED]
+    if unknown:
+        assumptions.append(f"the model does not know {_listed(unknown)} of the data: these count as missed")
+    if surplus:
+        assumptions.append(f"the data have no category {_listed(surplus)}: such detections are left out")
+    return ids, tuple(assumptions)
+
+
+def detect(
+    predictor: Predictor,
+    dataset: DetectionDataset,
+    indices: Sequence[int],
+    category_ids: Sequence[int | None],
+    *,
+    progress: bool = True,
+) -> tuple[list[Json], float]:
+    """COCO results of the images `indices`, and the seconds that the predictor took for all of them.
+
+    Args:
+        category_ids: as `map_labels` gives them.
+    """
+    results: list[Json] = []
+    seconds = 0.0
+    for index in tqdm(indices, desc="evaluating", unit="image", disable=not progress, leave=False):
+        image = dataset.image(index)
+        started = time.perf_counter()
+        found = predictor.infer(image, color="rgb").to_coco(dataset.image_id(index))
+        seconds += time.perf_counter() - started
+        for result in found:
+            category = category_ids[result["category_id"]]
+            if category is not None:
+                results.append({**result, "category_id": category})
+    return results, seconds
+
+
+def _summarise(ground_truth: Mapping[str, Any], results: Sequence[Json], kind: str) -> AveragePrecision:
+    truth = _complete(ground_truth)
+    if kind == "segm" and not all(annotation.get("segmentation") for annotation in truth["annotations"]):
+        raise MrcnnError("the ground truth has annotations without segmentation: mask AP needs them all")
+    # pycocotools takes an object's size from its mask only where there is no box.
+    measured = _box_records if kind == "bbox" else _mask_records
+    found = {**truth, "annotations": measured(results)}
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation = COCOeval(_indexed(truth), _indexed(found), kind)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    # -1 stands for "no such object".
+    return AveragePrecision(*(None if value < 0 else 100 * float(value) for value in evaluation.stats[:6]))
+
+
+def _complete(ground_truth: Mapping[str, Any]) -> Json:
+    """The document with what pycocotools needs and COCO's format leaves open.
+
+    Annotation ids are counted from 1, since pycocotools takes a match with the id 0 for none.
+    """
+    sizes = {image["id"]: (image["height"], image["width"]) for image in ground_truth["images"]}
+    annotations = []
+    for number, annotation in enumerate(ground_truth["annotations"], start=1):
+        annotation = {"iscrowd": 0, **annotation, "id": number}
+        if "area" not in annotation:
+            segmentation = annotation.get("segmentation")
+            if segmentation:
+                size = sizes[annotation["image_id"]]
+                annotation["area"] = float(coco_mask.area(encode_segmentation(segmentation, *size)))
+            else:
+                annotation["area"] = annotation["bbox"][2] * annotation["bbox"][3]
+        annotations.append(annotation)
+    return {**ground_truth, "annotations": annotations}
+
+
+def _box_records(results: Sequence[Json]) -> list[Json]:
+    return [
+        {
+            "id": number,
+            **{key: result[key] for key in ("image_id", "category_id", "score", "bbox")},
+            "area": result["bbox"][2] * result["bbox"][3],
+            "iscrowd": 0,
+        }
+        for number, result in enumerate(results, start=1)
+    ]
+
+
+def _mask_records(results: Sequence[Json]) -> list[Json]:
+    return [
+        {
+            "id": number,
+            **{key: result[key] for key in ("image_id", "category_id", "score", "segmentation")},
+            "area": float(coco_mask.area(result["segmentation"])),
+            "iscrowd": 0,
+        }
+        for number, result in enumerate(results, start=1)
+    ]
+
+
+def _indexed(document: Json) -> COCO:
+    coco = COCO()
+    coco.dataset = document
+    coco.createIndex()
+    return coco
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(map(repr, names[:5]))
+    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
