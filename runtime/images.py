@@ -1,0 +1,125 @@
+"""Whatever a caller holds (a file, a PIL image, an array) as one array (height, width, 3) uint8 RGB."""
+
+import io
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias, Union
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from mrcnn.errors import MrcnnError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+RgbArray = NDArray[np.uint8]
+ImageLike: TypeAlias = Union[str, "os.PathLike[str]", bytes, "Image", RgbArray]
+
+# A file of a few kilobytes can claim any size; this many pixels are 240 MB as RGB.
+MAX_PIXELS = 80_000_000
+
+# Formats that are pictures and nothing else; Pillow would also start Ghostscript on PostScript.
+_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000")
+SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".jp2")
+)
+
+
+def to_rgb(image: ImageLike, *, color: str = "bgr") -> RgbArray:
+    """Any accepted image as (height, width, 3) uint8 RGB.
+
+    Args:
+        image: a path, the bytes of a picture file, a PIL image (taken as its pixels lie, also where its EXIF
+            data asks for a rotation), or a uint8 array (h, w), (h, w, 1), (h, w, 3) or (h, w, 4), whose
+            alpha channel is ignored.
+        color: channel order of an array, "bgr" or "rgb"; files and PIL images know their own.
+
+    Raises:
+        MrcnnError: the file is unreadable, or the array has another shape or dtype.
+    """
+    if color not in ("bgr", "rgb"):
+        raise MrcnnError(f"color must be 'bgr' or 'rgb' (got {color!r})")
+    if isinstance(image, str | os.PathLike | bytes):
+        return read_image(image)
+    if isinstance(image, np.ndarray):
+        return _array_to_rgb(image, color)
+    pillow = sys.modules.get("PIL.Image")  # whoever holds a PIL image has imported it
+    if pillow is None or not isinstance(image, pillow.Image):
+        raise MrcnnError(
+            "an image must be a path, a file's bytes, a PIL image or a uint8 array (height, width, 3) "
+            f"(got {type(image).__name__})"
+        )
+    try:
+        return _pillow_to_rgb(image)
+    except (OSError, SyntaxError) as error:  # it was opened from a file that is read only now
+        raise MrcnnError(f"damaged picture ({error})") from error
+
+
+def read_image(source: str | os.PathLike[str] | bytes) -> RgbArray:
+    """The picture in a file, given by its path or its bytes, as an array (height, width, 3) uint8 RGB.
+
+    It is turned as its EXIF data asks. 16-bit values keep their upper byte, transparency is ignored, and of
+    an animation the first frame is read.
+
+    Raises:
+        MrcnnError: the file is missing, no picture, damaged, truncated, or of more than `MAX_PIXELS`.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    name = "the image" if isinstance(source, bytes) else str(source)
+    too_large = (
+        f"more than the {MAX_PIXELS // 10**6} million pixels that one image may have: cut it into tiles"
+    )
+    try:
+        file = io.BytesIO(source) if isinstance(source, bytes) else Path(source)
+        with Image.open(file, formats=_FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise MrcnnError(f"{image.width}x{image.height} pixels, {too_large}")
+            return _pillow_to_rgb(ImageOps.exif_transpose(image))
+    except MrcnnError as error:
+        raise MrcnnError(f"{name}: {error}") from error
+    except UnidentifiedImageError as error:
+        size = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
+        raise MrcnnError(f"{name}: {'not a picture' if size else 'the file is empty'}") from error
+    except Image.DecompressionBombError as error:
+        raise MrcnnError(f"{name}: {too_large}") from error
+    except OSError as error:
+        raise MrcnnError(f"{name}: {error.strerror or f'damaged picture ({error})'}") from error
+    except Exception as error:  # on damaged data Pillow's decoders raise whatever they stumble over
+        raise MrcnnError(f"{name}: damaged picture ({error})") from error
+
+
+def _pillow_to_rgb(image: "Image") -> RgbArray:
+    if 0 in image.size:
+        raise MrcnnError(f"the image is empty (got {image.width}x{image.height})")
+    if image.mode == "F":
+        raise MrcnnError("the picture has floating-point values: convert it to 8 bits")
+    if image.mode.startswith("I"):  # Pillow's own conversion of 16-bit grey would clip at 255
+        grey = np.asarray(image)
+        if grey.min() < 0 or grey.max() > 0xFFFF:
+            raise MrcnnError("the picture has 32-bit values: convert it to 8 bits")
+        return _array_to_rgb((grey >> 8).astype(np.uint8), "rgb")
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # without this step Pillow warns
+    return np.array(image.convert("RGB"))
+
+
+def _array_to_rgb(array: NDArray[np.generic], color: str) -> RgbArray:
+    shape = array.shape
+    if array.dtype != np.uint8 or len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] not in (1, 3, 4)):
+        raise MrcnnError(
+            f"an image array must be uint8 of shape (height, width, 3) (got {array.dtype}, {shape})"
+        )
+    if 0 in shape:
+        raise MrcnnError(f"the image is empty (got shape {shape})")
+    pixels = np.ascontiguousarray(array, np.uint8)
+    channels = shape[2] if len(shape) == 3 else 1
+    if channels == 1:
+        return cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB).astype(np.uint8, copy=False)
+    if color == "rgb":
+        return np.ascontiguousarray(pixels[..., :3])
+    code = cv2.COLOR_BGR2RGB if channels == 3 else cv2.COLOR_BGRA2RGB
+    return cv2.cvtColor(pixels, code).astype(np.uint8, copy=False)
