@@ -55,10 +55,24 @@ def validate(path: Path, model: GeneralizedRCNN, deployment: Deployment) -> None
     images, sizes = _images(deployment)
     feed = {"images": images, "image_sizes": sizes}
     _check_names_and_shapes(_run(proto.SerializeToString(), feed), deployment, batch=len(images))
-    inferred = with_shapes(proto)
+    compare_stages(with_shapes(proto), model, deployment, images, sizes)
+
+
+def compare_stages(
+    proto: onnx.ModelProto,
+    model: GeneralizedRCNN,
+    deployment: Deployment,
+    images: np.ndarray,
+    sizes: np.ndarray,
+) -> None:
+    """Compares each stage of `proto` (from `with_shapes`) with PyTorch's on network inputs (B, H, W, 3).
+
+    Raises:
+        MrcnnError: a stage differs; the line says which and by how much.
+    """
     with torch.inference_mode():
         for stage in reference_stages(model, deployment, images, sizes):
-            part = cut(inferred, list(stage.inputs), list(stage.expected))
+            part = cut(proto, list(stage.inputs), list(stage.expected))
             stage.compare(stage.name, _run(part.SerializeToString(), stage.inputs), stage.expected)
 
 

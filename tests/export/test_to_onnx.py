@@ -16,8 +16,11 @@ from mrcnn.checkpoint import Checkpoint, load_checkpoint
 from mrcnn.description import AnchorRule, Deployment, Normalization, ProposalRule, RoiRule
 from mrcnn.errors import MrcnnError
 from mrcnn.export import validate as validation
+from mrcnn.export.cut import with_shapes
 from mrcnn.export.to_onnx import METADATA_KEY, InputRule, export_onnx
 from mrcnn.export.trace import fold_batch_norm
+from mrcnn.runtime.images import read_image
+from mrcnn.runtime.preprocess import make_batch, network_sizes
 
 # Folding multiplies weights by a per-channel factor: a few rounding errors per sum.
 FOLD_TOLERANCE = 1e-5
@@ -114,6 +117,21 @@ def test_what_lies_in_the_padding_does_not_matter(dynamic: Path) -> None:
         strict=True,
     ):
         np.testing.assert_array_equal(dirty, expected)
+
+
+def test_every_stage_equals_pytorch_on_photographs(
+    dynamic: Path, compact_checkpoint: Checkpoint, coco_mini: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Fed the reference's input, a stage may lose a row only to an IoU within rounding of its threshold.
+    monkeypatch.setattr(validation, "LEAST_MATCHED", 0.999)
+    proto = with_shapes(onnx.load(dynamic))
+    deployment = Deployment.from_json({p.key: p.value for p in proto.metadata_props}[METADATA_KEY])
+    model = compact_checkpoint.build()
+    for path in sorted((coco_mini / "images").iterdir())[:8]:
+        image = read_image(path)
+        resized, padded = network_sizes(deployment, image.shape[:2])
+        images, sizes = make_batch([image], resized=[resized], padded=padded, batch=1)
+        validation.compare_stages(proto, model, deployment, images, sizes)
 
 
 @pytest.mark.parametrize("size", [(32, 32), (32, 640), (608, 64)])
