@@ -1,11 +1,13 @@
-"""Peak memory of a program, measured in a process that runs nothing else."""
+"""Peak memory of a program, measured in a process of its own that runs nothing else."""
 
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from mrcnn.description import ModelDescription
 from mrcnn.errors import MrcnnError
 
 _STATUS = Path("/proc/self/status")
@@ -25,19 +27,57 @@ def peak_rss_mb() -> float | None:
     return None
 
 
-def measure_peak_rss_mb(module: str, arguments: Sequence[str]) -> float | None:
-    """Runs `python -m module arguments`, whose last line of output is `peak_rss_mb()` as JSON.
+def runtime_peak_rss_mb(model: Path, images: Sequence[Path], *, threads: int) -> float | None:
+    """Of a process that loads the exported model and paints the masks of each image."""
+    return _measure({"model": str(model), "images": [str(path) for path in images], "threads": threads})
 
-    Raises:
-        MrcnnError: the process failed, was killed for its use of memory, say.
-    """
-    result = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True)
+
+def reference_peak_rss_mb(
+    checkpoint: Path, description: ModelDescription, images: Sequence[Path], *, threads: int
+) -> float | None:
+    """Of a process that loads the checkpoint in PyTorch and does the same."""
+    return _measure(
+        {
+            "checkpoint": str(checkpoint),
+            "description": description.to_dict(),
+            "images": [str(path) for path in images],
+            "threads": threads,
+        }
+    )
+
+
+def _measure(task: Mapping[str, Any]) -> float | None:
+    command = [sys.executable, "-m", __name__]
+    result = subprocess.run(command, input=json.dumps(task), capture_output=True, text=True)
     if result.returncode != 0:
-        reason = (result.stderr.strip().splitlines() or ["no message"])[-1]
-        raise MrcnnError(f"measuring memory: {module} ended with status {result.returncode}: {reason}")
+        reason = (result.stderr.strip().splitlines() or ["killed, perhaps for lack of memory"])[-1]
+        raise MrcnnError(f"measuring memory: the process ended with status {result.returncode}: {reason}")
     value = json.loads(result.stdout.splitlines()[-1])
     return None if value is None else float(value)
 
 
+def _perform(task: Mapping[str, Any]) -> None:
+    """What the measured process does. It imports only what its program needs."""
+    from mrcnn.benchmarks import programs
+
+    if "model" in task:
+        from mrcnn.runtime import Runtime
+
+        with Runtime(task["model"], threads=task["threads"]) as runtime:
+            for image in task["images"]:
+                programs.runtime_to_bitmaps(runtime, Path(image).read_bytes())
+    else:
+        import torch
+
+        from mrcnn.checkpoint import load_checkpoint
+
+        torch.set_num_threads(task["threads"])
+        description = ModelDescription.from_dict(task["description"])
+        predictor = programs.load_reference(load_checkpoint(task["checkpoint"]), description)
+        for image in task["images"]:
+            programs.pytorch_to_bitmaps(predictor, Path(image).read_bytes())
+
+
 if __name__ == "__main__":
+    _perform(json.load(sys.stdin))
     print(json.dumps(peak_rss_mb()))

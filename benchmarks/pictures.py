@@ -1,6 +1,5 @@
 """A picture of where two programs disagree on an image."""
 
-import colorsys
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,6 +10,7 @@ from pycocotools import mask as coco_mask
 
 from mrcnn.benchmarks.agreement import ImageAgreement
 from mrcnn.benchmarks.matching import Findings
+from mrcnn.runtime.overlay import instance_color
 
 Picture = NDArray[np.uint8]
 Color = tuple[int, int, int]
@@ -62,17 +62,11 @@ def _coverage(findings: Findings, image: Picture) -> NDArray[np.int32]:
 def _tinted(image: Picture, findings: Findings) -> tuple[NDArray[Any], list[tuple[Any, Color]]]:
     """The image under its masks, and its boxes, each label in a colour of its own."""
     painted = image.astype(np.float32)
-    colors = [_label_color(int(label)) for label in findings.labels]
+    colors = [instance_color(int(label)) for label in findings.labels]
     for rle, color in zip(findings.rles or (), colors, strict=False):
         inside = coco_mask.decode(rle).astype(bool)
         painted[inside] = 0.5 * painted[inside] + 0.5 * np.array(color, np.float32)
     return painted, list(zip(findings.boxes, colors, strict=True))
-
-
-def _label_color(label: int) -> Color:
-    # Steps of the golden ratio keep neighbouring labels apart on the colour circle.
-    red, green, blue = colorsys.hsv_to_rgb((label * 0.618034) % 1, 0.75, 1)
-    return int(255 * red), int(255 * green), int(255 * blue)
 
 
 def _panel(picture: NDArray[Any], boxes: Iterable[tuple[Any, Color]], caption: str) -> Picture:

@@ -1,0 +1,148 @@
+"""`mrcnn bench`: how long the exported model takes, and its checkpoint in PyTorch, measured in turn."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mrcnn.benchmarks.arguments import add_programs_and_images, natural, positive
+from mrcnn.benchmarks.images import image_files, read_images
+from mrcnn.files import write_json
+
+EXAMPLES = """\
+  mrcnn bench model.onnx --reference ckpt.pth --images photos/
+  mrcnn bench model.onnx --reference ckpt.pth --images photos/ --repeats 50 --json out/bench.json
+  mrcnn bench model.onnx --reference ckpt.pth --images photo.jpg --threads 1
+"""
+
+# Memory grows with the size of the image, not with their number.
+_MEMORY_IMAGES = 4
+
+NOT_MEASURED = (
+    "reading files: each image's bytes are in memory before its round",
+    "loading the models, and the first runs, which are warm-up",
+    "several images at once: each program gets one image at a time",
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_programs_and_images(parser)
+    parser.add_argument(
+        "--repeats", type=positive, default=20, metavar="N", help="timed rounds, one image each (20)"
+    )
+    parser.add_argument("--warmup", type=natural, default=3, metavar="N", help="rounds before, not timed (3)")
+    parser.add_argument(
+        "--threads",
+        type=positive,
+        metavar="N",
+        help="threads of both programs (default: the cores there are)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    report = measure_latency(
+        args.model,
+        reference=args.reference,
+        images=image_files(args.images),
+        repeats=args.repeats,
+        warmup=args.warmup,
+        threads=args.threads,
+    )
+    if args.json:
+        write_json(args.json, report)
+    if args.json != "-":
+        print_table(report)
+    return 1 if report["skipped"] else 0
+
+
+def measure_latency(
+    model: Path,
+    *,
+    reference: Path,
+    images: Sequence[Path],
+    repeats: int,
+    warmup: int,
+    threads: int | None = None,
+) -> dict[str, Any]:
+    """Times both programs from an image file's bytes to masks of the image's size; the report, JSON-able.
+
+    A round takes the next image and runs, one after the other, the exported model to bitmaps, PyTorch to
+    bitmaps, and the exported model to run-length encoding. Both have the same number of threads.
+
+    Args:
+        threads: of each program; None for the cores that this process may use.
+
+    Raises:
+        MrcnnError: the model, the checkpoint or an image cannot be used.
+    """
+    import torch
+
+    from mrcnn.benchmarks import memory, programs
+    from mrcnn.benchmarks.report import available_cores, document
+    from mrcnn.benchmarks.timing import percentiles_ms, speedup, take_turns
+    from mrcnn.checkpoint import load_checkpoint
+    from mrcnn.runtime import Runtime
+
+    threads = threads or available_cores()
+    torch.set_num_threads(threads)
+    skipped: list[dict[str, str]] = []
+    images = [path for path, _ in read_images(images, skipped, progress="reading")]
+    checkpoint = load_checkpoint(reference)
+    with Runtime(model, threads=threads) as runtime:
+        description = runtime.deployment.description
+        predictor = programs.load_reference(checkpoint, description)
+        seconds = take_turns(
+            {
+                "runtime": lambda data: programs.runtime_to_bitmaps(runtime, data),
+                "reference": lambda data: programs.pytorch_to_bitmaps(predictor, data),
+                "rle": lambda data: programs.runtime_to_rles(runtime, data),
+            },
+            [path.read_bytes() for path in images],
+            repeats=repeats,
+            warmup=warmup,
+            progress="timing",
+        )
+        notes = programs.doubts(checkpoint, runtime.deployment)
+    return document(
+        "latency",
+        {
+            "model": str(model),
+            "reference": str(reference),
+            "images": len(images),
+            "repeats": repeats,
+            "warmup": warmup,
+            "threads": threads,
+            **percentiles_ms(seconds["runtime"]),
+            **_prefixed("reference", percentiles_ms(seconds["reference"])),
+            **speedup(seconds["runtime"], seconds["reference"]),
+            **_prefixed("rle", percentiles_ms(seconds["rle"])),
+            **_prefixed("rle", speedup(seconds["rle"], seconds["reference"])),
+            "peak_rss_mb": memory.runtime_peak_rss_mb(model, images[:_MEMORY_IMAGES], threads=threads),
+            "reference_peak_rss_mb": memory.reference_peak_rss_mb(
+                reference, description, images[:_MEMORY_IMAGES], threads=threads
+            ),
+            "not_measured": list(NOT_MEASURED),
+            "notes": list(notes),
+            "skipped": skipped,
+        },
+    )
+
+
+def print_table(report: dict[str, Any]) -> None:
+    """The report in a few lines."""
+    print(f"{report['images']} images, {report['repeats']} rounds, {report['threads']} threads each")
+    for note in report["notes"]:
+        print(f"  note: {note}")
+    print(f"  {'file in memory to masks':<26}{'median':>10}{'p90':>10}{'p99':>10}{'peak memory':>14}")
+    for name, prefix in (("PyTorch", "reference_"), ("exported", ""), ("exported, to RLE only", "rle_")):
+        times = "".join(f"{report[f'{prefix}p{q}_ms']:>7.1f} ms" for q in (50, 90, 99))
+        memory = report.get(f"{prefix}peak_rss_mb")
+        print(f"  {name:<26}{times}" + ("" if memory is None else f"{memory:>11.0f} MB"))
+    for name, prefix in (("", ""), (" to RLE only", "rle_")):
+        low, high = report[f"{prefix}speedup_p10"], report[f"{prefix}speedup_p90"]
+        spread = f"10 % to 90 % of the rounds: {low:.2f} to {high:.2f}"
+        print(f"{report[f'{prefix}speedup']:.2f} times as fast{name} ({spread})")
+
+
+def _prefixed(prefix: str, figures: dict[str, float]) -> dict[str, float]:
+    return {f"{prefix}_{name}": value for name, value in figures.items()}

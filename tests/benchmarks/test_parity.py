@@ -1,0 +1,129 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mrcnn.benchmarks.agreement import Tolerances
+from mrcnn.benchmarks.parity import measure_parity
+from mrcnn.cli import main
+from tests.benchmarks.conftest import Exported
+
+KEYS = {
+    "images",
+    "reference_detections",
+    "matched_share",
+    "box_px_max",
+    "box_px_p99",
+    "score_max",
+    "mask_iou_mean",
+    "mask_iou_min",
+    "label_mismatches",
+    "parity_ap",
+}
+
+
+def test_an_exported_model_agrees_with_its_checkpoint(
+    exported: Exported, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "parity.json"
+    command = ["parity", exported.model, "--reference", exported.checkpoint, "--images", photos]
+    status = main([*map(str, command), "--json", str(path), "--output", str(tmp_path)])
+    report = json.loads(path.read_text())
+    assert status == 0, report["failures"]
+    assert report.keys() >= KEYS
+    assert report["passed"] is True
+    assert report["images"] == len(report["per_image"]) == 3
+    assert report["reference_detections"] == report["matched"] > 10
+    assert report["matched_share"] == 1
+    assert report["parity_ap"] == report["parity_ap_mask"] == report["parity_ap_box"] == 100
+    assert report["notes"] == report["skipped"] == []
+    assert "equal within the tolerances" in capsys.readouterr().out
+    with Image.open(tmp_path / "parity-worst.png") as picture:
+        assert picture.width > 3 * picture.height / 2
+
+
+def test_other_weights_do_not_pass(
+    exported: Exported, other_checkpoint: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["parity", exported.model, "--reference", other_checkpoint, "--images", photos, "--json"]
+    assert main([*map(str, command)]) == 1
+    output = capsys.readouterr()
+    report = json.loads(output.out)  # nothing else is on standard output
+    assert report["passed"] is False
+    assert report["matched_share"] < 0.5
+    assert report["parity_ap"] < 50
+    assert any("other weights" in note for note in report["notes"])
+    (line,) = [line for line in output.err.splitlines() if line.startswith("mrcnn parity:")]
+    assert "outside tolerance: matched_share is" in line
+
+
+def test_tolerances_of_the_command_line_decide(exported: Exported, photos: Path) -> None:
+    command = ["parity", exported.model, "--reference", exported.checkpoint, "--images", photos / "a.png"]
+    assert main([*map(str, command)]) == 0
+    # float32 sums in another order leave differences of this size nowhere
+    assert main([*map(str, command), "--max-box-px", "0"]) == 1
+
+
+def test_bad_images_are_skipped_and_the_status_tells(
+    exported: Exported, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(photos / "a.png", tmp_path)
+    (tmp_path / "bad.png").write_bytes((photos / "b.png").read_bytes()[:100])
+    command = ["parity", exported.model, "--reference", exported.checkpoint, "--images", tmp_path, "--json"]
+    assert main([*map(str, command)]) == 1
+    output = capsys.readouterr()
+    report = json.loads(output.out)
+    assert report["passed"] is True
+    assert report["images"] == 1
+    (skipped,) = report["skipped"]
+    assert skipped["image"] == str(tmp_path / "bad.png")
+    assert str(tmp_path / "bad.png") in output.err
+
+
+@pytest.mark.parametrize("what", ["model", "checkpoint", "images", "swapped"])
+def test_wrong_arguments_are_one_line(
+    what: str, exported: Exported, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, checkpoint, images = exported.model, exported.checkpoint, photos
+    if what == "model":
+        model = tmp_path / "none.onnx"
+    elif what == "checkpoint":
+        checkpoint = tmp_path / "none.pth"
+    elif what == "images":
+        images = tmp_path
+    else:
+        model, checkpoint = checkpoint, model
+    command = ["parity", model, "--reference", checkpoint, "--images", images]
+    assert main([*map(str, command)]) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("mrcnn parity: error: ")
+    assert output.err.count("\n") == 1
+
+
+def test_the_report_names_the_worst_image(exported: Exported, photos: Path) -> None:
+    report = measure_parity(
+        exported.model,
+        reference=exported.checkpoint,
+        images=sorted(photos.glob("*.png")),
+        tolerances=Tolerances(),
+    )
+    assert Path(report["worst_image"]).parent == photos
+    assert report["worst_picture"] is None
+    assert report["tolerances"]["box_px"] == 0.1
+    assert {"machine", "versions", "command", "git_commit"} <= report.keys()
+
+
+def test_photographs(exported: Exported, coco_mini: Path) -> None:
+    """At their own sizes; random weights find many things alike, so that ties are everywhere."""
+    images = sorted((coco_mini / "images").glob("*.jpg"))[:12]
+    report = measure_parity(
+        exported.model,
+        reference=exported.checkpoint,
+        images=images,
+        tolerances=Tolerances(matched_share=0.99),
+    )
+    assert report["failures"] == []
+    assert report["reference_detections"] > 100
