@@ -69,7 +69,7 @@ def _open_session(path: Path, *, device: str, threads: int | None) -> Any:
     try:
         session = onnxruntime.InferenceSession(path, options, providers=providers)
     except Exception as error:  # ONNX Runtime's errors have no base class of their own
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split()).rpartition(" failed:")[2]
         raise MrcnnError(
             f"{path}: not a complete ONNX model that ONNX Runtime can load ({reason})"
         ) from error

@@ -28,6 +28,10 @@ SUFFIXES = frozenset(
 )
 
 
+class UnreadableError(MrcnnError):
+    """A file that should hold an image or a video cannot be read; others may be fine."""
+
+
 def to_rgb(image: ImageLike, *, color: str = "bgr") -> RgbArray:
     """Any accepted image as (height, width, 3) uint8 RGB.
 
@@ -65,7 +69,7 @@ def read_image(source: str | os.PathLike[str] | bytes) -> RgbArray:
     an animation the first frame is read.
 
     Raises:
-        MrcnnError: the file is missing, no picture, damaged, truncated, or of more than `MAX_PIXELS`.
+        UnreadableError: the file is missing, no picture, damaged, truncated, or of more than `MAX_PIXELS`.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -80,16 +84,16 @@ def read_image(source: str | os.PathLike[str] | bytes) -> RgbArray:
                 raise MrcnnError(f"{image.width}x{image.height} pixels, {too_large}")
             return _pillow_to_rgb(ImageOps.exif_transpose(image))
     except MrcnnError as error:
-        raise MrcnnError(f"{name}: {error}") from error
+        raise UnreadableError(f"{name}: {error}") from error
     except UnidentifiedImageError as error:
         size = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
-        raise MrcnnError(f"{name}: {'not a picture' if size else 'the file is empty'}") from error
+        raise UnreadableError(f"{name}: {'not a picture' if size else 'the file is empty'}") from error
     except Image.DecompressionBombError as error:
-        raise MrcnnError(f"{name}: {too_large}") from error
+        raise UnreadableError(f"{name}: {too_large}") from error
     except OSError as error:
-        raise MrcnnError(f"{name}: {error.strerror or f'damaged picture ({error})'}") from error
+        raise UnreadableError(f"{name}: {error.strerror or f'damaged picture ({error})'}") from error
     except Exception as error:  # on damaged data Pillow's decoders raise whatever they stumble over
-        raise MrcnnError(f"{name}: damaged picture ({error})") from error
+        raise UnreadableError(f"{name}: damaged picture ({error})") from error
 
 
 def _pillow_to_rgb(image: "Image") -> RgbArray:
