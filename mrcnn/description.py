@@ -168,6 +168,8 @@ class ModelDescription:
                 f"class_names must start with {BACKGROUND!r} and name at least one class "
                 f"(got {list(self.class_names[:3])})"
             )
+        if not self.width > 0:
+            raise MrcnnError(f"width must be positive (got {self.width})")
         if self.norm not in ("batch", "frozen"):
             raise MrcnnError(f"norm must be 'batch' or 'frozen' (got {self.norm!r})")
 
