@@ -1,6 +1,7 @@
 """`mrcnn bench`: how long the exported model takes, and its checkpoint in PyTorch, measured in turn."""
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from mrcnn.benchmarks.report import document
+
     report = measure_latency(
         args.model,
         reference=args.reference,
@@ -49,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         threads=args.threads,
     )
     if args.json:
-        write_json(args.json, report)
+        write_json(args.json, document("latency", report))
     if args.json != "-":
         print_table(report)
     return 1 if report["skipped"] else 0
@@ -64,7 +67,7 @@ def measure_latency(
     warmup: int,
     threads: int | None = None,
 ) -> dict[str, Any]:
-    """Times both programs from an image file's bytes to masks of the image's size; the report, JSON-able.
+    """Times both programs from an image file's bytes to masks of the image's size; the figures, JSON-able.
 
     A round takes the next image and runs, one after the other, the exported model to bitmaps, PyTorch to
     bitmaps, and the exported model to run-length encoding. Both have the same number of threads.
@@ -78,13 +81,14 @@ def measure_latency(
     import torch
 
     from mrcnn.benchmarks import memory, programs
-    from mrcnn.benchmarks.report import available_cores, document
+    from mrcnn.benchmarks.report import available_cores
     from mrcnn.benchmarks.timing import percentiles_ms, speedup, take_turns
     from mrcnn.checkpoint import load_checkpoint
     from mrcnn.runtime import Runtime
 
     threads = threads or available_cores()
     torch.set_num_threads(threads)
+    busy = _other_work(available_cores())
     skipped: list[dict[str, str]] = []
     images = [path for path, _ in read_images(images, skipped, progress="reading")]
     checkpoint = load_checkpoint(reference)
@@ -102,30 +106,35 @@ def measure_latency(
             warmup=warmup,
             progress="timing",
         )
-        notes = programs.doubts(checkpoint, runtime.deployment)
-    return document(
-        "latency",
-        {
-            "model": str(model),
-            "reference": str(reference),
-            "images": len(images),
-            "repeats": repeats,
-            "warmup": warmup,
-            "threads": threads,
-            **percentiles_ms(seconds["runtime"]),
-            **_prefixed("reference", percentiles_ms(seconds["reference"])),
-            **speedup(seconds["runtime"], seconds["reference"]),
-            **_prefixed("rle", percentiles_ms(seconds["rle"])),
-            **_prefixed("rle", speedup(seconds["rle"], seconds["reference"])),
-            "peak_rss_mb": memory.runtime_peak_rss_mb(model, images[:_MEMORY_IMAGES], threads=threads),
-            "reference_peak_rss_mb": memory.reference_peak_rss_mb(
-                reference, description, images[:_MEMORY_IMAGES], threads=threads
-            ),
-            "not_measured": list(NOT_MEASURED),
-            "notes": list(notes),
-            "skipped": skipped,
-        },
-    )
+        notes = [*programs.doubts(checkpoint, runtime.deployment), *busy]
+    return {
+        "model": str(model),
+        "reference": str(reference),
+        "images": len(images),
+        "repeats": repeats,
+        "warmup": warmup,
+        "threads": threads,
+        **percentiles_ms(seconds["runtime"]),
+        **_prefixed("reference", percentiles_ms(seconds["reference"])),
+        **speedup(seconds["runtime"], seconds["reference"]),
+        **_prefixed("rle", percentiles_ms(seconds["rle"])),
+        **_prefixed("rle", speedup(seconds["rle"], seconds["reference"])),
+        "peak_rss_mb": memory.runtime_peak_rss_mb(model, images[:_MEMORY_IMAGES], threads=threads),
+        "reference_peak_rss_mb": memory.reference_peak_rss_mb(
+            reference, description, images[:_MEMORY_IMAGES], threads=threads
+        ),
+        "not_measured": list(NOT_MEASURED),
+        "notes": notes,
+        "skipped": skipped,
+    }
+
+
+def _other_work(cores: int) -> list[str]:
+    """A note, if other programs have kept the machine busy in the last minute."""
+    load = os.getloadavg()[0]
+    if load < cores / 2:
+        return []
+    return [f"the machine was busy when this began (load {load:.1f} on {cores} cores): doubt these times"]
 
 
 def print_table(report: dict[str, Any]) -> None:

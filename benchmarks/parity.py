@@ -45,6 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from mrcnn.benchmarks.report import document
+
     tolerances = Tolerances(
         match_iou=args.match_iou,
         matched_share=args.min_matched,
@@ -60,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         output=args.output,
     )
     if args.json:
-        write_json(args.json, report)
+        write_json(args.json, document("parity", report))
     if args.json != "-":
         print_table(report)
     if report["failures"]:
@@ -87,7 +89,7 @@ def measure_parity(
     tolerances: Tolerances,
     output: Path | None = None,
 ) -> dict[str, Any]:
-    """Runs both on every image, each at its own size, and gives the report, JSON-able.
+    """Runs both on every image, each at its own size, and gives the figures, JSON-able.
 
     Args:
         output: folder in which the picture of the worst image is saved; None for none.
@@ -97,7 +99,6 @@ def measure_parity(
             can be read.
     """
     from mrcnn.benchmarks.programs import doubts, load_reference
-    from mrcnn.benchmarks.report import document
     from mrcnn.checkpoint import load_checkpoint
     from mrcnn.runtime import Runtime
 
@@ -110,23 +111,20 @@ def measure_parity(
     figures = summarise(seen.agreements)
     exceeded = failures(figures, tolerances)
     worst = max(range(len(seen.agreements)), key=lambda i: seen.agreements[i].badness)
-    return document(
-        "parity",
-        {
-            "model": str(model),
-            "reference": str(reference),
-            "passed": not exceeded,
-            "failures": list(exceeded),
-            **figures,
-            **_average_precision(seen),
-            "worst_image": str(seen.paths[worst]),
-            "worst_picture": None if output is None else str(_save_picture(seen, worst, output)),
-            "tolerances": vars(tolerances),
-            "notes": list(notes),
-            "skipped": seen.skipped,
-            "per_image": [agreement.figures() for agreement in seen.agreements],
-        },
-    )
+    return {
+        "model": str(model),
+        "reference": str(reference),
+        "passed": not exceeded,
+        "failures": list(exceeded),
+        **figures,
+        **_average_precision(seen),
+        "worst_image": str(seen.paths[worst]),
+        "worst_picture": None if output is None else str(_save_picture(seen, worst, output)),
+        "tolerances": vars(tolerances),
+        "notes": list(notes),
+        "skipped": seen.skipped,
+        "per_image": [agreement.figures() for agreement in seen.agreements],
+    }
 
 
 def _compare_all(
@@ -177,7 +175,7 @@ def print_table(report: dict[str, Any]) -> None:
     for note in report["notes"]:
         print(f"  note: {note}")
     for row in _rows(report):
-        print("  {:<22} {:>12}   {}".format(*row))
+        print("  {:<22} {:>12}   {}".format(*row).rstrip())
     print(f"  worst image: {report['worst_image']}", end="")
     print("" if report["worst_picture"] is None else f", shown in {report['worst_picture']}")
     print("equal within the tolerances" if report["passed"] else "NOT equal within the tolerances")

@@ -32,7 +32,7 @@ def test_an_exported_model_agrees_with_its_checkpoint(
     status = main([*map(str, command), "--json", str(path), "--output", str(tmp_path)])
     report = json.loads(path.read_text())
     assert status == 0, report["failures"]
-    assert report.keys() >= KEYS
+    assert report.keys() >= KEYS | {"machine", "versions", "command", "git_commit"}
     assert report["passed"] is True
     assert report["images"] == len(report["per_image"]) == 3
     assert report["reference_detections"] == report["matched"] > 10
@@ -113,7 +113,6 @@ def test_the_report_names_the_worst_image(exported: Exported, photos: Path) -> N
     assert Path(report["worst_image"]).parent == photos
     assert report["worst_picture"] is None
     assert report["tolerances"]["box_px"] == 0.1
-    assert {"machine", "versions", "command", "git_commit"} <= report.keys()
 
 
 def test_photographs(exported: Exported, coco_mini: Path) -> None:
