@@ -80,7 +80,7 @@ def open_model(path: Path, *, device: str) -> "Iterator[tuple[Predictor, ModelDe
         from mrcnn.runtime import Runtime
 
         with Runtime(path) as runtime:
-            yield runtime, runtime.deployment.description
+            yield runtime, runtime.description
         return
     from mrcnn.checkpoint import load_checkpoint
     from mrcnn.predictor import TorchPredictor

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mrcnn import __version__
 from mrcnn.description import BACKGROUND, ModelDescription
@@ -25,6 +25,8 @@ EXAMPLES = """\
   torchrun --nproc-per-node 4 -m mrcnn.cli train --data train.json --amp --epochs 24 --output out/big
   mrcnn train --data shapes --iterations 500 --output out/shapes --resume
 """
+
+T = TypeVar("T")
 
 _DEFAULT_ARCHITECTURE = "maskrcnn_mobilenet_v2_fpn"
 _DEFAULT_EPOCHS = 12
@@ -155,16 +157,13 @@ def _start(args: argparse.Namespace) -> _Start:
         checkpoint = load_checkpoint(args.init)
         weights = checkpoint.state_dict
         description = checkpoint.description
-    resize = replace(
-        description.resize,
-        min_size=args.min_size or description.resize.min_size,
-        max_size=args.max_size or max(description.resize.max_size, args.min_size or 0),
-    )
+    min_size = _given(args.min_size, description.resize.min_size)
+    max_size = _given(args.max_size, max(min_size, description.resize.max_size))
     description = replace(
         description,
-        architecture=args.architecture or description.architecture,
-        width=args.width or description.width,
-        resize=resize,
+        architecture=_given(args.architecture, description.architecture),
+        width=_given(args.width, description.width),
+        resize=replace(description.resize, min_size=min_size, max_size=max_size),
     )
     return _Start(description, weights)
 
@@ -197,23 +196,28 @@ def _datasets(args: argparse.Namespace, *, masks: bool) -> "tuple[DetectionDatas
 def _options(args: argparse.Namespace, *, images: int) -> "TrainingOptions":
     from mrcnn.training.options import TrainingOptions
 
+    for name in ("batch_size", "epochs"):
+        value = getattr(args, name)
+        if value is not None and not value > 0:
+            raise MrcnnError(f"--{name.replace('_', '-')} must be positive (got {value})")
     epoch = max(1, round(images / args.batch_size))
-    iterations = args.iterations or max(1, round((args.epochs or _DEFAULT_EPOCHS) * epoch))
-    steps = args.steps
-    if steps is None:
-        steps = tuple(sorted({iterations * 2 // 3, iterations * 8 // 9} - {0}))
+    iterations = _given(args.iterations, max(1, round(_given(args.epochs, _DEFAULT_EPOCHS) * epoch)))
     return TrainingOptions(
         iterations=iterations,
         batch_size=args.batch_size,
-        learning_rate=args.lr or _LR_PER_IMAGE * args.batch_size,
-        warmup=min(500, iterations // 10) if args.warmup is None else args.warmup,
-        steps=steps,
-        snapshot_every=args.snapshot_every or epoch,
+        learning_rate=_given(args.lr, _LR_PER_IMAGE * args.batch_size),
+        warmup=_given(args.warmup, min(500, iterations // 10)),
+        steps=_given(args.steps, tuple(sorted({iterations * 2 // 3, iterations * 8 // 9} - {0}))),
+        snapshot_every=_given(args.snapshot_every, epoch),
         rois_per_image=args.rois_per_image,
         amp=args.amp,
         seed=args.seed,
         workers=args.workers,
     )
+
+
+def _given(value: T | None, default: T) -> T:
+    return default if value is None else value
 
 
 def _facts(args: argparse.Namespace) -> dict[str, Any]:
