@@ -46,14 +46,15 @@ def run(args: argparse.Namespace) -> int:
     from mrcnn.runtime.runtime import Runtime
 
     jobs = _jobs(args.inputs, args.output)
+    if not args.no_overlay:
+        _protect_inputs(jobs)
     _silence_pillow()
     with Runtime(args.model, device=args.device, threads=args.threads, min_score=args.score) as runtime:
         results = _Results(runtime.class_names)
         try:
             for job in tqdm(jobs, unit="file", disable=None, leave=False):
-                overlay = None if args.no_overlay else args.output / job.overlay
                 try:
-                    _process(runtime, job, overlay, results)
+                    _process(runtime, job, None if args.no_overlay else job.overlay, results)
                 except UnreadableError as error:
                     if len(jobs) == 1:
                         raise
@@ -71,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 class _Job(NamedTuple):
-    """A file to process, and where its overlay goes inside the output folder."""
+    """A file to process, and where its overlay goes."""
 
     path: Path
     overlay: Path
@@ -161,7 +162,7 @@ def _jobs(inputs: Sequence[Path], output: Path) -> list[_Job]:
     """The files behind the arguments, each with an overlay name of its own.
 
     Raises:
-        MrcnnError: a folder has nothing to look at, or an overlay would replace an input.
+        MrcnnError: a folder has nothing to look at.
     """
     from mrcnn.runtime.video import SUFFIXES as VIDEOS
 
@@ -175,14 +176,16 @@ def _jobs(inputs: Sequence[Path], output: Path) -> list[_Job]:
             copies += 1
             overlay = name.with_name(f"{name.stem}-{copies}{suffix}")
         taken.add(overlay)
-        jobs.append(_Job(path, overlay, is_video))
+        jobs.append(_Job(path, output / overlay, is_video))
+    return jobs
+
+
+def _protect_inputs(jobs: Sequence[_Job]) -> None:
+    """Raises MrcnnError where an overlay would replace an input."""
     sources = {job.path.resolve() for job in jobs}
     for job in jobs:
-        if (output / job.overlay).resolve() in sources:
-            raise MrcnnError(
-                f"{output / job.overlay} would be overwritten: choose another folder for --output"
-            )
-    return jobs
+        if job.overlay.resolve() in sources:
+            raise MrcnnError(f"{job.overlay} would be overwritten: choose another folder for --output")
 
 
 def _files(inputs: Sequence[Path], output: Path) -> Iterator[tuple[Path, Path]]:
@@ -206,9 +209,7 @@ def _files(inputs: Sequence[Path], output: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def _silence_pillow() -> None:
-    """Pillow's warning about large pictures would come before our own line about them."""
+    """Pillow warns about pictures that it then refuses; one line about each is enough."""
     import warnings
 
-    from PIL import Image
-
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    warnings.filterwarnings("ignore", module=r"PIL\.")
