@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from tqdm import tqdm
 
-from mrcnn.data.coco import encode_segmentation
+from mrcnn.data.coco import encode_segmentation, read_document
 from mrcnn.data.sample import DetectionDataset
 from mrcnn.errors import MrcnnError
 
@@ -73,11 +72,9 @@ def evaluate_detections(
         MrcnnError: the path holds no COCO document, or masks are asked for and it lacks some.
     """
     if not isinstance(ground_truth, Mapping):
-        try:
-            ground_truth = json.loads(Path(ground_truth).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise MrcnnError(f"{ground_truth}: is not a COCO document: {error}") from error
-    summaries = {kind: _summarise(ground_truth, results, kind) for kind in iou_types}
+        ground_truth = read_document(Path(ground_truth))
+    truth = _complete(ground_truth)
+    summaries = {kind: _summarise(truth, results, kind) for kind in iou_types}
     return Evaluation(box=summaries["bbox"], mask=summaries.get("segm"))
 
 
@@ -143,8 +140,7 @@ def detect(
     return results, seconds
 
 
-def _summarise(ground_truth: Mapping[str, Any], results: Sequence[Json], kind: str) -> AveragePrecision:
-    truth = _complete(ground_truth)
+def _summarise(truth: Json, results: Sequence[Json], kind: str) -> AveragePrecision:
     if kind == "segm" and not all(annotation.get("segmentation") for annotation in truth["annotations"]):
         raise MrcnnError("the ground truth has annotations without segmentation: mask AP needs them all")
     # pycocotools takes an object's size from its mask only where there is no box.

@@ -170,7 +170,8 @@ def _start(args: argparse.Namespace) -> _Start:
 
 def _datasets(args: argparse.Namespace, *, masks: bool) -> "tuple[DetectionDataset, DetectionDataset | None]":
     """The images to train on, and those to evaluate."""
-    from mrcnn.data.source import KINDS, open_dataset
+    from mrcnn.data.source import open_dataset
+    from mrcnn.data.synthetic import KINDS
 
     def open_split(source: str, images: str | None, split: str, length: int) -> "DetectionDataset":
         return open_dataset(

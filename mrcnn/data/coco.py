@@ -5,7 +5,7 @@ https://cocodataset.org/#format-data
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from mrcnn.errors import MrcnnError
 from mrcnn.runtime.images import read_image
 
 Json = dict[str, Any]
+Segmentation = Any  # Sequence[Sequence[float]] | Mapping[str, Any], as the document has it
 
 
 class CocoDataset(DetectionDataset):
@@ -59,7 +60,7 @@ class CocoDataset(DetectionDataset):
         return int(self._images[index]["id"])
 
     def image_path(self, index: int) -> Path:
-        return self._folder / self._images[index]["file_name"]
+        return self._folder / str(self._images[index]["file_name"])
 
     def image(self, index: int) -> npt.NDArray[np.uint8]:
         path, record = self.image_path(index), self._images[index]
@@ -207,9 +208,7 @@ def _clipped_box(annotation: Json, height: int, width: int) -> tuple[float, floa
     return (x1, y1, x2, y2) if x2 > x1 and y2 > y1 else None
 
 
-def decode_segmentation(
-    segmentation: Sequence[Sequence[float]] | Mapping[str, Any], height: int, width: int
-) -> npt.NDArray[np.bool_]:
+def decode_segmentation(segmentation: Segmentation, height: int, width: int) -> npt.NDArray[np.bool_]:
     """A COCO segmentation as a mask (height, width).
 
     Args:
@@ -222,9 +221,7 @@ def decode_segmentation(
     return coco_mask.decode(encode_segmentation(segmentation, height, width)).astype(bool)  # type: ignore[no-any-return]
 
 
-def encode_segmentation(
-    segmentation: Sequence[Sequence[float]] | Mapping[str, Any], height: int, width: int
-) -> dict[str, Any]:
+def encode_segmentation(segmentation: Segmentation, height: int, width: int) -> dict[str, Any]:
     """A COCO segmentation as compressed run lengths. Arguments and errors as in `decode_segmentation`."""
     if isinstance(segmentation, str):
         raise TypeError("run lengths need their size")

@@ -149,6 +149,7 @@ def _outline(draws: Draws, dy: Array, dx: Array, radius: float) -> tuple[Array, 
     The outline is a circle with a few harmonics of the angle, and sometimes a straight or ragged cut.
     """
     distance = radius_of(dy, dx) + 1e-6
+    height, width = distance.shape
     cosine, sine = dx / distance, dy / distance
     bend = np.ones(distance.shape)
     ck, sk = cosine, sine
@@ -163,14 +164,14 @@ def _outline(draws: Draws, dy: Array, dx: Array, radius: float) -> tuple[Array, 
     if draws.chance(0.35):
         ny, nx = draws.unit_vector()
         cut = draws.uniform(0.82, 0.97) * radius
-        ragged = (draws.clouds(*distance.shape, draws.uniform(3, 6)) - 0.5) * draws.uniform(0.0, 3.0)
+        ragged = (draws.clouds(height, width, draws.uniform(3, 6)) - 0.5) * draws.uniform(0.0, 3.0)
         depth = np.minimum(depth, cut - (dy * ny + dx * nx) + ragged)
     return depth, distance / edge
 
 
 def _relief(draws: Draws, depth: Array, rho: Array, radius: float) -> Array:
     """The height of the coin's surface in pixels: rim, ring of beads, embossed figure, wear."""
-    shape = depth.shape
+    height, width = depth.shape
     surface = np.clip(depth, 0.0, 2.0) * draws.uniform(0.2, 1.2)
     surface = surface + (1.0 - rho * rho) * (radius * draws.uniform(0.0, 0.12))
     surface = surface + _ridge(rho, draws.uniform(0.9, 0.96), draws.uniform(0.03, 0.1)) * draws.uniform(
@@ -178,15 +179,15 @@ def _relief(draws: Draws, depth: Array, rho: Array, radius: float) -> Array:
     )
     if draws.chance(0.5):
         ring = _ridge(rho, draws.uniform(0.74, 0.9), draws.uniform(0.03, 0.06))
-        beads = draws.clouds(*shape, 2.5) if draws.chance(0.6) else np.ones(shape)
+        beads = draws.clouds(height, width, 2.5) if draws.chance(0.6) else np.ones(depth.shape)
         surface = surface + ring * beads * draws.uniform(0.3, 1.5)
     field = smoothstep((draws.uniform(0.7, 0.95) - rho) * 6.0)
     for cell in (radius * draws.uniform(0.4, 0.8), radius * draws.uniform(0.2, 0.4)):
-        figure = draws.clouds(*shape, cell) - draws.uniform(0.3, 0.6)
+        figure = draws.clouds(height, width, cell) - draws.uniform(0.3, 0.6)
         surface = surface + smoothstep(figure * draws.uniform(3, 12) + 0.5) * field * draws.uniform(0.0, 4.0)
     for cell in (radius * 0.3, radius * 0.15, 2.0):
         size = draws.uniform(0.0, 0.4) * (cell + 1.0)
-        surface = surface + (draws.clouds(*shape, max(cell, 1.5)) - 0.5) * field * size
+        surface = surface + (draws.clouds(height, width, max(cell, 1.5)) - 0.5) * field * size
     return surface
 
 

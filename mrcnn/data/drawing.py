@@ -61,7 +61,8 @@ class Draws:
         top, left = rows.astype(int), columns.astype(int)
         down, right = smoothstep(rows - top)[:, None], smoothstep(columns - left)[None, :]
         along = grid[top] + (grid[top + 1] - grid[top]) * down
-        return along[:, left] + (along[:, left + 1] - along[:, left]) * right
+        smooth: Array = along[:, left] + (along[:, left + 1] - along[:, left]) * right
+        return smooth
 
 
 def smoothstep(x: Array) -> Array:
@@ -80,7 +81,8 @@ def offsets(height: int, width: int, cy: float, cx: float) -> tuple[Array, Array
 
     Pixel (0, 0) covers the square from (0, 0) to (1, 1), so that its centre is (0.5, 0.5).
     """
-    return (np.arange(height) + (0.5 - cy))[:, None], (np.arange(width) + (0.5 - cx))[None, :]
+    rows, columns = np.arange(height, dtype=np.float64), np.arange(width, dtype=np.float64)
+    return (rows + (0.5 - cy))[:, None], (columns + (0.5 - cx))[None, :]
 
 
 def radius_of(dy: Array, dx: Array) -> Array:

@@ -53,18 +53,18 @@ class SyntheticDataset(DetectionDataset):
             raise MrcnnError(
                 f"synthetic images need sides of at least {_LEAST_SIDE} pixels (got {size[0]}x{size[1]})"
             )
-        self._painter = _KINDS[kind]
+        self._kind = kind
         self._key = (KINDS.index(kind), _SPLITS[split], seed)
         self._size = size
         self._length = length
-        self.class_names = (BACKGROUND, *self._painter.CLASSES)
+        self.class_names = (BACKGROUND, *_KINDS[kind].CLASSES)
         self.category_ids = tuple(range(len(self.class_names)))
 
     def __len__(self) -> int:
         return self._length
 
     def sample(self, index: int) -> Sample:
-        image, masks, labels = self._painter.draw(Draws(*self._key, index), *self._size)
+        image, masks, labels = _KINDS[self._kind].draw(Draws(*self._key, index), *self._size)
         return Sample(
             image=image,
             boxes=boxes_around(masks),

@@ -143,10 +143,11 @@ def _start(model: GeneralizedRCNN, options: TrainingOptions, world: World) -> Ru
 
 
 def _parallel(model: GeneralizedRCNN, world: World) -> nn.Module:
-    if world.size == 1:
-        return model
-    devices = [world.device] if world.device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=devices)
+    parallel: nn.Module = model
+    if world.size > 1:
+        devices = [world.device] if world.device.type == "cuda" else None
+        parallel = DistributedDataParallel(model, device_ids=devices)
+    return parallel
 
 
 def _step(
@@ -165,7 +166,8 @@ def _step(
     with torch.autocast(world.device.type, dtype=dtype, enabled=options.amp):
         losses: dict[str, Tensor] = parallel(images, targets)
     state.optimizer.zero_grad()
-    state.scaler.scale(torch.stack([loss.float() for loss in losses.values()]).sum()).backward()
+    total = torch.stack([loss.float() for loss in losses.values()]).sum()
+    torch.autograd.backward(state.scaler.scale(total))
     means = world.mean(torch.stack([loss.detach().float() for loss in losses.values()]))
     values = dict(zip((name.removeprefix("loss_") for name in losses), means.tolist(), strict=True))
     _check_finite(state, values)

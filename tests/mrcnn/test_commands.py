@@ -103,8 +103,14 @@ def test_train_with_two_processes(tmp_path: Path, repository: Path) -> None:
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
         *("-m", "mrcnn.cli", "train", *TINY, "--iterations", "3", "--output", str(tmp_path / "run")),
     ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=repository, env=environment, timeout=240)
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        cwd=repository,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=240,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("3 iterations") == 1, "only one process reports"
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
@@ -200,6 +206,7 @@ def test_evaluate_refuses(
     assert "--limit must be positive" in refused(capsys, "evaluate", checkpoint, "--data", data, "--limit", 0)
     assert "no such file" in refused(capsys, "evaluate", tmp_path / "no.pth", "--data", data)
     assert "no such file" in refused(capsys, "evaluate", tmp_path / "no.onnx", "--data", data).lower()
-    assert "no such folder" in refused(capsys, "evaluate", checkpoint, "--data", data, "--images", tmp_path / "x")
+    nowhere = ["--images", tmp_path / "x"]
+    assert "no such folder" in refused(capsys, "evaluate", checkpoint, "--data", data, *nowhere)
     (tmp_path / "text.pth").write_text("hello")
     assert "not a PyTorch checkpoint" in refused(capsys, "evaluate", tmp_path / "text.pth", "--data", data)
