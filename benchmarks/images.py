@@ -52,7 +52,7 @@ def read_images(
 
     from mrcnn.runtime import read_image
 
-    for path in tqdm(paths, desc=progress, unit="image", leave=False):
+    for path in tqdm(paths, desc=progress, unit="image", leave=False, disable=None):
         try:
             pixels = read_image(path)
         except MrcnnError as error:

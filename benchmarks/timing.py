@@ -50,7 +50,7 @@ def take_turns(
     clock = clock or Clock()
     seconds: dict[str, list[float]] = {name: [] for name in programs}
     rounds: Iterable[int] = range(-warmup, repeats)
-    for number in tqdm(rounds, desc=progress, unit="round", disable=progress is None):
+    for number in tqdm(rounds, desc=progress, unit="round", disable=None if progress else True):
         item = items[number % len(items)]
         for name, program in programs.items():
             clock.sleep(PAUSE_S)

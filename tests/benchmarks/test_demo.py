@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mrcnn.benchmarks.agreement import Tolerances
 from mrcnn.benchmarks.demo import __main__ as demo
 from mrcnn.benchmarks.demo.photograph import COINS, coins_found, coins_photograph
-from mrcnn.runtime import Detections
+from mrcnn.benchmarks.parity import measure_parity
+from mrcnn.runtime import Detections, Runtime
 from tests.benchmarks.conftest import Exported
 
 HEIGHT, WIDTH = 303, 384
@@ -88,3 +90,23 @@ def test_without_its_checkpoint_the_demo_says_so(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("sys.argv", ["demo", "--output", str(tmp_path / "out")])
     assert demo.main() == 3
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def coins_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = tmp_path_factory.mktemp("coins") / "model.onnx"
+    demo._export(model)
+    return model
+
+
+def test_the_demo_checkpoint_finds_the_coins(coins_model: Path) -> None:
+    with Runtime(coins_model) as runtime:
+        detections = runtime.infer(coins_photograph(), color="rgb")
+    assert coins_found(detections, min_score=demo.MIN_SCORE) >= demo.LEAST_COINS
+
+
+def test_the_demo_checkpoint_is_equal_on_photographs(coins_model: Path, coco_mini: Path) -> None:
+    images = sorted((coco_mini / "images").glob("*.jpg"))[:15]
+    report = measure_parity(coins_model, reference=demo.CHECKPOINT, images=images, tolerances=Tolerances())
+    assert report["failures"] == []
+    assert report["reference_detections"] > 0
