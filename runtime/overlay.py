@@ -100,14 +100,14 @@ def _chip(text: str, color: Color, size: int) -> Canvas:
     from PIL import Image, ImageDraw
 
     font = _font(size)
-    left, top, right, bottom = ImageDraw.Draw(Image.new("L", (1, 1))).textbbox((0, 0), "Åg", font=font)
     padding = max(2, size // 4)
-    right = ImageDraw.Draw(Image.new("L", (1, 1))).textlength(text, font=font)
-    chip = Image.new("RGB", (math.ceil(right) + 2 * padding, math.ceil(bottom - top) + padding), color)
+    _, top, _, bottom = font.getbbox("Åg")  # one height for every text
+    width, height = math.ceil(font.getlength(text)), math.ceil(bottom - top)
+    chip = Image.new("RGB", (width + 2 * padding, height + padding), color)
     # Perceived brightness of sRGB values, weights of ITU-R BT.601.
     bright = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2] > 128
     ink = (0, 0, 0) if bright else (255, 255, 255)
-    ImageDraw.Draw(chip).text((padding - left, padding // 2 - top), text, fill=ink, font=font)
+    ImageDraw.Draw(chip).text((padding, padding // 2 - top), text, fill=ink, font=font)
     return np.array(chip)
 
 

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple, TypeVar, overload
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from mrcnn.runtime.backend_onnx import OnnxBackend
 from mrcnn.runtime.images import ImageLike, RgbArray, to_rgb
 from mrcnn.runtime.preprocess import Size, make_batch, network_sizes, rescale_boxes
 from mrcnn.runtime.result import Detections
+
+AnyImage = TypeVar("AnyImage", bound=ImageLike)
 
 # Images that a GPU works on together; a CPU is as fast with one, and one gives the same result each time.
 _GPU_BATCH = 8
@@ -80,11 +82,11 @@ class Runtime:
 
     @overload
     def infer(
-        self, image: list[ImageLike] | tuple[ImageLike, ...], *, color: str = "bgr"
+        self, image: list[AnyImage] | tuple[AnyImage, ...], *, color: str = "bgr"
     ) -> list[Detections]: ...
 
     def infer(
-        self, image: ImageLike | list[ImageLike] | tuple[ImageLike, ...], *, color: str = "bgr"
+        self, image: ImageLike | list[AnyImage] | tuple[AnyImage, ...], *, color: str = "bgr"
     ) -> Detections | list[Detections]:
         """Finds the objects in one image, or in each of a list.
 
@@ -131,9 +133,9 @@ class Runtime:
             try:
                 pixels = to_rgb(image, color=color)
             except MrcnnError as error:
-                raise (
-                    error if len(images) == 1 else MrcnnError(f"image {index} of the list: {error}")
-                ) from error
+                if len(images) == 1:
+                    raise
+                raise MrcnnError(f"image {index} of the list: {error}") from error
             resized, padded = network_sizes(self.deployment, pixels.shape[:2])
             waiting[padded].append(_Prepared(index, pixels, resized))
             if len(waiting[padded]) == batch:
