@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,8 @@ def measure_latency(
     """Times both programs from an image file's bytes to masks of the image's size; the figures, JSON-able.
 
     A round takes the next image and runs, one after the other, the exported model to bitmaps, PyTorch to
-    bitmaps, and the exported model to run-length encoding. Both have the same number of threads.
+    bitmaps, and the exported model to run-length encoding, all with the same number of threads. A model
+    without masks runs to boxes, and not a third time.
 
     Args:
         threads: of each program; None for the cores that this process may use.
@@ -93,20 +94,25 @@ def measure_latency(
     images = [path for path, _ in read_images(images, skipped, progress="reading")]
     checkpoint = load_checkpoint(reference)
     with Runtime(model, threads=threads) as runtime:
-        description = runtime.deployment.description
-        predictor = programs.load_reference(checkpoint, description)
+        deployment = runtime.deployment
+        predictor = programs.load_reference(checkpoint, deployment)
+        contenders: dict[str, Callable[[bytes], object]] = {
+            "runtime": lambda data: programs.runtime_to_bitmaps(runtime, data),
+            "reference": lambda data: programs.pytorch_to_bitmaps(predictor, data),
+        }
+        if deployment.description.has_masks:
+            contenders["rle"] = lambda data: programs.runtime_to_rles(runtime, data)
         seconds = take_turns(
-            {
-                "runtime": lambda data: programs.runtime_to_bitmaps(runtime, data),
-                "reference": lambda data: programs.pytorch_to_bitmaps(predictor, data),
-                "rle": lambda data: programs.runtime_to_rles(runtime, data),
-            },
+            contenders,
             [path.read_bytes() for path in images],
             repeats=repeats,
             warmup=warmup,
             progress="timing",
         )
-        notes = [*programs.doubts(checkpoint, runtime.deployment), *busy]
+        notes = [*programs.doubts(checkpoint, deployment), *busy]
+    rle: dict[str, float] = {}
+    if "rle" in seconds:
+        rle = percentiles_ms(seconds["rle"]) | speedup(seconds["rle"], seconds["reference"])
     return {
         "model": str(model),
         "reference": str(reference),
@@ -117,11 +123,10 @@ def measure_latency(
         **percentiles_ms(seconds["runtime"]),
         **_prefixed("reference", percentiles_ms(seconds["reference"])),
         **speedup(seconds["runtime"], seconds["reference"]),
-        **_prefixed("rle", percentiles_ms(seconds["rle"])),
-        **_prefixed("rle", speedup(seconds["rle"], seconds["reference"])),
+        **_prefixed("rle", rle),
         "peak_rss_mb": memory.runtime_peak_rss_mb(model, images[:_MEMORY_IMAGES], threads=threads),
         "reference_peak_rss_mb": memory.reference_peak_rss_mb(
-            reference, description, images[:_MEMORY_IMAGES], threads=threads
+            reference, deployment, images[:_MEMORY_IMAGES], threads=threads
         ),
         "not_measured": list(NOT_MEASURED),
         "notes": notes,
@@ -142,15 +147,19 @@ def print_table(report: dict[str, Any]) -> None:
     print(f"{report['images']} images, {report['repeats']} rounds, {report['threads']} threads each")
     for note in report["notes"]:
         print(f"  note: {note}")
-    print(f"  {'file in memory to masks':<26}{'median':>10}{'p90':>10}{'p99':>10}{'peak memory':>14}")
-    for name, prefix in (("PyTorch", "reference_"), ("exported", ""), ("exported, to RLE only", "rle_")):
+    print(f"  {'file in memory to result':<26}{'median':>10}{'p90':>10}{'p99':>10}{'peak memory':>14}")
+    rows = (("PyTorch", "reference_"), ("exported", ""), ("exported, to RLE only", "rle_"))
+    for name, prefix in rows:
+        if f"{prefix}p50_ms" not in report:
+            continue
         times = "".join(f"{report[f'{prefix}p{q}_ms']:>7.1f} ms" for q in (50, 90, 99))
         memory = report.get(f"{prefix}peak_rss_mb")
         print(f"  {name:<26}{times}" + ("" if memory is None else f"{memory:>11.0f} MB"))
-    for name, prefix in (("", ""), (" to RLE only", "rle_")):
-        low, high = report[f"{prefix}speedup_p10"], report[f"{prefix}speedup_p90"]
-        spread = f"10 % to 90 % of the rounds: {low:.2f} to {high:.2f}"
-        print(f"{report[f'{prefix}speedup']:.2f} times as fast{name} ({spread})")
+    for name, prefix in rows[1:]:
+        if f"{prefix}speedup" in report:
+            low, high = report[f"{prefix}speedup_p10"], report[f"{prefix}speedup_p90"]
+            spread = f"10 % to 90 % of the rounds: {low:.2f} to {high:.2f}"
+            print(f"{name}: {report[f'{prefix}speedup']:.2f} times as fast ({spread})")
 
 
 def _prefixed(prefix: str, figures: dict[str, float]) -> dict[str, float]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mrcnn.description import ModelDescription
+from mrcnn.description import Deployment
 from mrcnn.errors import MrcnnError
 
 _STATUS = Path("/proc/self/status")
@@ -33,13 +33,13 @@ def runtime_peak_rss_mb(model: Path, images: Sequence[Path], *, threads: int) ->
 
 
 def reference_peak_rss_mb(
-    checkpoint: Path, description: ModelDescription, images: Sequence[Path], *, threads: int
+    checkpoint: Path, deployment: Deployment, images: Sequence[Path], *, threads: int
 ) -> float | None:
     """Of a process that loads the checkpoint in PyTorch and does the same."""
     return _measure(
         {
             "checkpoint": str(checkpoint),
-            "description": description.to_dict(),
+            "deployment": deployment.to_json(),
             "images": [str(path) for path in images],
             "threads": threads,
         }
@@ -72,8 +72,8 @@ def _perform(task: Mapping[str, Any]) -> None:
         from mrcnn.checkpoint import load_checkpoint
 
         torch.set_num_threads(task["threads"])
-        description = ModelDescription.from_dict(task["description"])
-        predictor = programs.load_reference(load_checkpoint(task["checkpoint"]), description)
+        deployment = Deployment.from_json(task["deployment"])
+        predictor = programs.load_reference(load_checkpoint(task["checkpoint"]), deployment)
         for image in task["images"]:
             programs.pytorch_to_bitmaps(predictor, Path(image).read_bytes())
 

@@ -29,6 +29,11 @@ _DEFAULTS = Tolerances()
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_programs_and_images(parser)
     parser.add_argument("--limit", type=positive, metavar="N", help="compare the first N images only")
+    parser.add_argument(
+        "--same-input",
+        action="store_true",
+        help="for models with a fixed input: PyTorch gets images resized and padded in the same way",
+    )
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder for a picture of the worst image")
     limits = parser.add_argument_group("tolerances (exit status 1 when one is exceeded)")
 
@@ -59,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
         reference=args.reference,
         images=image_files(args.images, limit=args.limit),
         tolerances=tolerances,
+        same_input=args.same_input,
         output=args.output,
     )
     if args.json:
@@ -87,11 +93,13 @@ def measure_parity(
     reference: Path,
     images: Sequence[Path],
     tolerances: Tolerances,
+    same_input: bool = False,
     output: Path | None = None,
 ) -> dict[str, Any]:
     """Runs both on every image, each at its own size, and gives the figures, JSON-able.
 
     Args:
+        same_input: see `mrcnn.benchmarks.programs.load_reference`.
         output: folder in which the picture of the worst image is saved; None for none.
 
     Raises:
@@ -106,7 +114,7 @@ def measure_parity(
     with Runtime(model) as runtime:
         deployment = runtime.deployment
         notes = doubts(checkpoint, deployment)
-        predictor = load_reference(checkpoint, deployment.description)
+        predictor = load_reference(checkpoint, deployment, same_input=same_input)
         seen = _compare_all(runtime, predictor, images, tolerances)
     figures = summarise(seen.agreements)
     exceeded = failures(figures, tolerances)
@@ -114,6 +122,7 @@ def measure_parity(
     return {
         "model": str(model),
         "reference": str(reference),
+        "same_input": same_input,
         "passed": not exceeded,
         "failures": list(exceeded),
         **figures,

@@ -11,23 +11,52 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrcnn.benchmarks.matching import Findings
-from mrcnn.description import Deployment, ModelDescription
+from mrcnn.description import Deployment
 from mrcnn.runtime import Detections, Runtime, read_image
 
 if TYPE_CHECKING:
+    from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+
     from mrcnn.checkpoint import Checkpoint
     from mrcnn.predictor import TorchPredictor
 
 
-def load_reference(checkpoint: "Checkpoint", description: ModelDescription) -> "TorchPredictor":
+def load_reference(
+    checkpoint: "Checkpoint", deployment: Deployment, *, same_input: bool = False
+) -> "TorchPredictor":
     """The checkpoint's weights in torchvision's model, with the settings that the exported model has.
+
+    Args:
+        same_input: resize and pad images as a model with a fixed input does, not as torchvision.
 
     Raises:
         MrcnnError: the weights do not fit the description: they are those of another model.
     """
     from mrcnn.predictor import TorchPredictor
 
-    return TorchPredictor(replace(checkpoint, description=description).build(), description)
+    model = replace(checkpoint, description=deployment.description).build()
+    if same_input and deployment.height is not None and deployment.width is not None:
+        from mrcnn.benchmarks.fixed_input import FixedInputTransform
+
+        model.transform = FixedInputTransform(deployment, (deployment.height, deployment.width)).eval()
+    _settle_strides(model)
+    return TorchPredictor(model, deployment.description)
+
+
+def _settle_strides(model: "GeneralizedRCNN") -> None:
+    """Lets torchvision's RoI pooling see an image without padding first.
+
+    `MultiScaleRoIAlign` infers the strides of its feature maps from the height of the first image, unpadded,
+    and keeps them. Where that image is mostly padding the strides are wrong, for all images that follow.
+    """
+    import torch
+
+    side = 256
+    with torch.inference_mode():
+        features = model.backbone(torch.zeros(1, 3, side, side))
+        for pool in (model.roi_heads.box_roi_pool, model.roi_heads.mask_roi_pool):
+            if pool is not None:
+                pool(features, [torch.tensor([[0.0, 0.0, 8.0, 8.0]])], [(side, side)])
 
 
 def doubts(checkpoint: "Checkpoint", deployment: Deployment) -> tuple[str, ...]:
@@ -44,8 +73,8 @@ def doubts(checkpoint: "Checkpoint", deployment: Deployment) -> tuple[str, ...]:
         )
     if deployment.height is not None:
         lines.append(
-            f"the model's input is fixed at {deployment.height}x{deployment.width} pixels: images that do "
-            "not fit are shrunk further than the reference's, and others padded further"
+            f"the model's input is fixed at {deployment.height}x{deployment.width} pixels: images are shrunk "
+            "to fit and padded to fill it, which changes what is found (parity --same-input leaves that out)"
         )
     return tuple(lines)
 

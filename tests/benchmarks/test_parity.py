@@ -2,12 +2,15 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from mrcnn.benchmarks.agreement import Tolerances
 from mrcnn.benchmarks.parity import measure_parity
+from mrcnn.checkpoint import load_checkpoint
 from mrcnn.cli import main
+from mrcnn.export.to_onnx import InputRule, export_onnx
 from tests.benchmarks.conftest import Exported
 
 KEYS = {
@@ -113,6 +116,41 @@ def test_the_report_names_the_worst_image(exported: Exported, photos: Path) -> N
     assert Path(report["worst_image"]).parent == photos
     assert report["worst_picture"] is None
     assert report["tolerances"]["box_px"] == 0.1
+
+
+def test_a_fixed_input_is_equal_on_the_same_input(exported: Exported, photos: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model.onnx"
+    export_onnx(
+        load_checkpoint(exported.checkpoint), model, inputs=InputRule(size=(160, 128)), on_step=lambda _: None
+    )
+    images = sorted(photos.glob("*.png"))  # of these c.png, 64x200, must be shrunk to fit
+    plain, same = (
+        measure_parity(
+            model,
+            reference=exported.checkpoint,
+            images=images,
+            tolerances=Tolerances(),
+            same_input=same_input,
+        )
+        for same_input in (False, True)
+    )
+    assert same["failures"] == []
+    assert same["matched"] > 10
+    assert not plain["passed"]
+    assert any("fixed at 160x128" in note for note in plain["notes"])
+
+
+def test_a_first_image_that_is_mostly_padding_spoils_nothing(
+    exported: Exported, photos: Path, tmp_path: Path
+) -> None:
+    """torchvision would infer wrong feature strides from it, and keep them."""
+    strip = np.random.default_rng(0).integers(0, 256, (8, 400, 3), dtype=np.uint8)
+    Image.fromarray(strip).save(tmp_path / "strip.png")  # resized to 3x192, padded to 32x192
+    images = [tmp_path / "strip.png", photos / "a.png"]
+    report = measure_parity(
+        exported.model, reference=exported.checkpoint, images=images, tolerances=Tolerances()
+    )
+    assert report["failures"] == []
 
 
 def test_photographs(exported: Exported, coco_mini: Path) -> None:
