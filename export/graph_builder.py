@@ -136,5 +136,5 @@ def _layer_name(node: NodeProto, scope: str) -> str:
     """The module path of a layer with weights (`backbone.body.layer1.0.conv1`), else a scoped name."""
     for value in node.input:
         if value.endswith(".weight"):
-            return value.removesuffix(".weight")
+            return str(value).removesuffix(".weight")
     return f"{scope}/{node.name}"

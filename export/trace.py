@@ -4,6 +4,7 @@ import copy
 import itertools
 import logging
 import warnings
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,12 +26,11 @@ class FeatureSegment(nn.Module):
     def __init__(self, model: GeneralizedRCNN) -> None:
         super().__init__()
         self.backbone = model.backbone
-        self.rpn = nn.Module()
-        self.rpn.head = model.rpn.head
+        self.rpn = nn.ModuleDict({"head": model.rpn.head})
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         features = list(self.backbone(images).values())
-        logits, deltas = self.rpn.head(features)
+        logits, deltas = self.rpn["head"](features)
         return (*features, *logits, *deltas)
 
 
@@ -39,12 +39,11 @@ class BoxSegment(nn.Module):
 
     def __init__(self, model: GeneralizedRCNN) -> None:
         super().__init__()
-        self.roi_heads = nn.Module()
-        self.roi_heads.box_head = model.roi_heads.box_head
-        self.roi_heads.box_predictor = model.roi_heads.box_predictor
+        heads = model.roi_heads
+        self.roi_heads = nn.ModuleDict({"box_head": heads.box_head, "box_predictor": heads.box_predictor})
 
     def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
-        logits, deltas = self.roi_heads.box_predictor(self.roi_heads.box_head(pooled))
+        logits, deltas = self.roi_heads["box_predictor"](self.roi_heads["box_head"](pooled))
         return logits, deltas
 
 
@@ -53,15 +52,12 @@ class MaskSegment(nn.Module):
 
     def __init__(self, model: GeneralizedRCNN) -> None:
         super().__init__()
-        self.roi_heads = nn.Module()
-        self.roi_heads.mask_head = model.roi_heads.mask_head
         predictor = model.roi_heads.mask_predictor
-        self.roi_heads.mask_predictor = nn.Sequential()
-        self.roi_heads.mask_predictor.conv5_mask = predictor.conv5_mask
-        self.roi_heads.mask_predictor.relu = predictor.relu
+        upsample = nn.Sequential(OrderedDict(conv5_mask=predictor.conv5_mask, relu=predictor.relu))
+        self.roi_heads = nn.ModuleDict({"mask_head": model.roi_heads.mask_head, "mask_predictor": upsample})
 
     def forward(self, pooled: Tensor) -> Tensor:
-        masks: Tensor = self.roi_heads.mask_predictor(self.roi_heads.mask_head(pooled))
+        masks: Tensor = self.roi_heads["mask_predictor"](self.roi_heads["mask_head"](pooled))
         return masks
 
 
@@ -99,7 +95,9 @@ def fold_batch_norm(module: nn.Module) -> nn.Module:
     for parent in list(module.modules()):
         children = list(parent.named_children())
         for (_, conv), (name, norm) in itertools.pairwise(children):
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d | FrozenBatchNorm2d):
+            if not isinstance(norm, nn.BatchNorm2d | FrozenBatchNorm2d):
+                continue
+            if isinstance(conv, nn.Conv2d) and norm.running_mean is not None and norm.running_var is not None:
                 conv.weight, conv.bias = fuse_conv_bn_weights(
                     conv.weight,
                     conv.bias,

@@ -9,7 +9,11 @@ from mrcnn.errors import MrcnnError
 
 _CLS_SCORE = "roi_heads.box_predictor.cls_score.weight"
 _BBOX_PRED = "roi_heads.box_predictor.bbox_pred.weight"
-_RESNET_BLOCKS = {(3, 4, 6, 3): "resnet50", (3, 4, 23, 3): "resnet101", (3, 8, 36, 3): "resnet152"}
+_RESNET_BLOCKS: dict[tuple[int, ...], str] = {
+    (3, 4, 6, 3): "resnet50",
+    (3, 4, 23, 3): "resnet101",
+    (3, 8, 36, 3): "resnet152",
+}
 _COCO_CLASSES = 91
 
 
