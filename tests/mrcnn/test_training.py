@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,15 @@ DESCRIPTION = ModelDescription(
     resize=ResizeRule(min_size=64, max_size=64),
 )
 LOSSES = {"classifier", "box_reg", "mask", "objectness", "rpn_box_reg"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """For tensors this small threads do nothing but wait for each other, on a busy machine for long."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def options(**changes: Any) -> TrainingOptions:
