@@ -147,7 +147,7 @@ def test_a_malicious_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
 def test_a_bare_malicious_pickle_is_refused_and_not_run(tmp_path: Path, protocol: int) -> None:
     path = tmp_path / "w.pth"
     path.write_bytes(pickle.dumps(Malicious(tmp_path / "ran"), protocol=protocol))
-    with pytest.raises(MrcnnError, match="refused|without running code"):
+    with pytest.raises(MrcnnError, match=r"refused|without running code"):
         load_checkpoint(path)
     assert not (tmp_path / "ran").exists()
 
