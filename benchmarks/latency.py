@@ -88,7 +88,6 @@ def measure_latency(
     from mrcnn.runtime import Runtime
 
     threads = threads or available_cores()
-    torch.set_num_threads(threads)
     busy = _other_work(available_cores())
     skipped: list[dict[str, str]] = []
     images = [path for path, _ in read_images(images, skipped, progress="reading")]
@@ -102,13 +101,11 @@ def measure_latency(
         }
         if deployment.description.has_masks:
             contenders["rle"] = lambda data: programs.runtime_to_rles(runtime, data)
-        seconds = take_turns(
-            contenders,
-            [path.read_bytes() for path in images],
-            repeats=repeats,
-            warmup=warmup,
-            progress="timing",
-        )
+        threads_before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        data = [path.read_bytes() for path in images]
+        seconds = take_turns(contenders, data, repeats=repeats, warmup=warmup, progress="timing")
+        torch.set_num_threads(threads_before)
         notes = [*programs.doubts(checkpoint, deployment), *busy]
     rle: dict[str, float] = {}
     if "rle" in seconds:

@@ -12,6 +12,8 @@ from mrcnn.description import Deployment, ModelDescription, Normalization, Resiz
 from mrcnn.runtime.images import read_image
 from mrcnn.runtime.preprocess import make_batch, network_sizes, rescale_boxes, resize_bilinear
 
+pytestmark = pytest.mark.usefixtures("two_torch_threads")
+
 # Pixel values of 255 have float32 steps of 1.5e-5; torch and NumPy round three products and two sums apart.
 PIXEL_TOLERANCE = 1e-4
 # The same after division by 255 and by the smallest standard deviation, 0.224, plus rounding of values < 3.
