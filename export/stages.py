@@ -21,6 +21,9 @@ INT32, INT64, FLOAT = 6, 7, 1
 # torchvision's BoxCoder: a box grows at most from 16 to 1000 pixels.
 _MAX_LOG_SCALE = float(np.log(1000.0 / 16))
 
+# torchvision's own constant in `postprocess_detections`: the least side of a detection, in pixels.
+_LEAST_DETECTION = 1e-2
+
 # A score that no candidate can have and every threshold refuses.
 _REFUSED = -1.0
 
@@ -163,7 +166,7 @@ def detections(
     boxes = _clip(g, boxes, rank=4)
     rows = g.op("Squeeze", g.op("Shape", proposals, start=1, end=2))
     exists = g.op("Unsqueeze", ops.valid_rows(g, count, rows), [2])
-    valid = g.op("And", exists, _large_enough(g, boxes, rule.min_size))
+    valid = g.op("And", exists, _large_enough(g, boxes, _LEAST_DETECTION))
     usable = g.op("Where", valid, scores, _REFUSED)
     group = g.op("Expand", np.arange(classes, dtype=np.int32), g.op("Shape", usable))
 

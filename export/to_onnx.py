@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from mrcnn.checkpoint import Checkpoint
-from mrcnn.description import Deployment, ModelDescription, ResizeRule
-from mrcnn.errors import MrcnnError
+from mrcnn.description import LARGEST_SIDE, Deployment, ModelDescription, check_input
 from mrcnn.export import ops, stages
 from mrcnn.export.graph_builder import DOMAIN, IR_VERSION, OPSET, GraphBuilder
 from mrcnn.export.trace import BoxSegment, FeatureSegment, MaskSegment, trace
@@ -24,7 +23,6 @@ METADATA_KEY = "mrcnn"
 
 # The network size that dynamic graphs are traced at; validation uses others.
 _TRACE_SIZE = (256, 320)
-_LARGEST_SIDE = 32 * 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,27 +38,6 @@ class InputRule:
     size: tuple[int, int] | None = None
     batch: int | None = None
     dtype: str = "float32"
-
-    def __post_init__(self) -> None:
-        if self.batch is not None and self.batch < 1:
-            raise MrcnnError(f"batch must be at least 1 (got {self.batch})")
-        if self.dtype not in ("float32", "uint8"):
-            raise MrcnnError(f"input dtype must be float32 or uint8 (got {self.dtype!r})")
-
-    def check(self, resize: ResizeRule) -> None:
-        """Raises MrcnnError where `size` is no size that the model's feature pyramid can have."""
-        if self.size is None:
-            return
-        if (
-            self.size != resize.padded_size(*self.size)
-            or min(self.size) < 1
-            or max(self.size) > _LARGEST_SIDE
-        ):
-            height, width = resize.padded_size(*(min(max(side, 1), _LARGEST_SIDE) for side in self.size))
-            raise MrcnnError(
-                f"shape {self.size[0]}x{self.size[1]}: both sides must be multiples of "
-                f"{resize.size_divisible} up to {_LARGEST_SIDE}, for example {height}x{width}"
-            )
 
 
 def export_onnx(
@@ -84,7 +61,8 @@ def export_onnx(
     """
     from mrcnn.export.validate import validate
 
-    inputs.check(checkpoint.description.resize)
+    height, width = inputs.size or (None, None)
+    check_input(checkpoint.description.resize, height=height, width=width, batch=inputs.batch)
     on_step("building the model")
     model = checkpoint.build()
     on_step("tracing")
@@ -222,8 +200,8 @@ def _include(
         if inputs.batch is None:
             dynamic[0] = torch.export.Dim("batch")
         if inputs.size is None:
-            dynamic[2] = 32 * torch.export.Dim("rows", min=1, max=_LARGEST_SIDE // 32)
-            dynamic[3] = 32 * torch.export.Dim("columns", min=1, max=_LARGEST_SIDE // 32)
+            dynamic[2] = 32 * torch.export.Dim("rows", min=1, max=LARGEST_SIDE // 32)
+            dynamic[3] = 32 * torch.export.Dim("columns", min=1, max=LARGEST_SIDE // 32)
     graph = trace(segment, example, dynamic=dynamic, outputs=outputs)
     g.include(graph, [source], outputs, scope=type(segment).__name__)
 

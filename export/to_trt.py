@@ -163,7 +163,7 @@ def _progress() -> "Iterator[Callable[[str], None]]":
 def _shape(text: str) -> tuple[int, int] | None:
     if text == "dynamic":
         return None
-    match = re.fullmatch(r"(\d+)[x×](\d+)", text)
+    match = re.fullmatch(r"(\d{1,6})[x×](\d{1,6})", text)
     if match is None:
         raise argparse.ArgumentTypeError(f"expected HxW such as 800x1344, or dynamic (got {text!r})")
     return int(match[1]), int(match[2])
@@ -172,7 +172,7 @@ def _shape(text: str) -> tuple[int, int] | None:
 def _batch(text: str) -> int | None:
     if text == "dynamic":
         return None
-    if not text.isdecimal():
+    if re.fullmatch(r"\d{1,9}", text) is None:
         raise argparse.ArgumentTypeError(f"expected a number or dynamic (got {text!r})")
     return int(text)
 

@@ -74,7 +74,8 @@ class Checkpoint:
         digest = hashlib.sha256()
         for name in sorted(self.state_dict):
             tensor = self.state_dict[name].contiguous()
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            head = f"{name} {tensor.dtype} {tuple(tensor.shape)}\n"
+            digest.update(head.encode("utf-8", "backslashreplace"))
             digest.update(tensor.flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
@@ -162,7 +163,7 @@ def _unpickling_reason(message: str) -> str:
 
 def _own_checkpoint(document: Mapping[str, Any]) -> Checkpoint:
     version = document.get("format_version")
-    if version != _FORMAT_VERSION:
+    if type(version) is not int or version != _FORMAT_VERSION:
         raise MrcnnError(
             f"checkpoint format version {version!r}, but this program reads {_FORMAT_VERSION}: update mrcnn"
         )
@@ -189,9 +190,21 @@ def _bare_state_dict(document: Mapping[str, Any]) -> Mapping[str, Tensor]:
 def _float32(state_dict: Mapping[Any, Any]) -> dict[str, Tensor]:
     if not state_dict:
         raise MrcnnError("the state dict is empty")
-    for key, value in state_dict.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise MrcnnError(
-                f"not a state dict: the entry {key!r} is a {type(value).__name__}, where a tensor is needed"
-            )
-    return {name: t.float() if t.is_floating_point() else t for name, t in state_dict.items()}
+    return {name: _plain_tensor(name, value) for name, value in state_dict.items()}
+
+
+def _plain_tensor(name: Any, value: Any) -> Tensor:
+    """One weight as a dense float32 tensor, or as it is where it counts batches."""
+    if not isinstance(name, str) or not isinstance(value, Tensor):
+        raise MrcnnError(
+            f"not a state dict: the entry {name!r} is a {type(value).__name__}, where a tensor is needed"
+        )
+    stored = value.layout == torch.strided and not value.is_meta
+    # A few bytes can claim terabytes by strides of zero.
+    if not stored or value.untyped_storage().nbytes() < value.numel() * value.element_size():
+        raise MrcnnError(f"the weight {name!r} is not stored as a dense tensor")
+    if value.is_floating_point():
+        return value.float().resolve_neg()
+    if not name.endswith("num_batches_tracked"):
+        raise MrcnnError(f"the weight {name!r} has dtype {value.dtype}, where floating point is needed")
+    return value

@@ -15,6 +15,18 @@ from mrcnn.strict import from_plain
 BACKGROUND = "__background__"
 
 
+LARGEST_SIDE = 32 * 1024  # of an image in the network, in pixels
+_LARGEST_TOP_K = 3840  # TensorRT's TopK takes no more
+_MOST_CLASSES = 10_000
+_MOST_PIXELS = 2**25  # of a fixed input: 32 images of 800x1300
+
+
+def _require(what: str, value: float, low: float, high: float) -> None:
+    """Refuses a value outside low…high, NaN included."""
+    if not low <= value <= high:
+        raise MrcnnError(f"{what} must be in {low:g}…{high:g} (got {value})")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ResizeRule:
     """How an image is brought to network size: shorter side to `min_size`, longer side at most `max_size`.
@@ -27,13 +39,15 @@ class ResizeRule:
     size_divisible: int = 32
 
     def __post_init__(self) -> None:
+        _require("resize: max_size", self.max_size, 1, LARGEST_SIDE)
+        _require("resize: size_divisible", self.size_divisible, 1, LARGEST_SIDE)
         if not 0 < self.min_size <= self.max_size:
             raise MrcnnError(
                 f"resize: 0 < min_size <= max_size must hold (got {self.min_size}, {self.max_size})"
             )
-        if self.size_divisible < 1 or self.size_divisible % 32:
+        if self.size_divisible % 32:
             raise MrcnnError(
-                f"resize: size_divisible must be a multiple of 32, the stride of the last stage "
+                "resize: size_divisible must be a multiple of 32, the stride of the last stage "
                 f"(got {self.size_divisible})"
             )
 
@@ -67,8 +81,9 @@ class Normalization:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
     def __post_init__(self) -> None:
-        if min(self.std) <= 0:
-            raise MrcnnError(f"normalization: std must be positive (got {self.std})")
+        for channel in range(3):
+            _require("normalization: mean", self.mean[channel], -1e3, 1e3)
+            _require("normalization: std", self.std[channel], 1e-6, 1e3)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +99,13 @@ class AnchorRule:
                 "anchors: sizes and aspect_ratios need one entry per feature level "
                 f"(got {len(self.sizes)} and {len(self.aspect_ratios)})"
             )
+        for sizes, ratios in zip(self.sizes, self.aspect_ratios, strict=True):
+            _require("anchors: sizes per level, their number", len(sizes), 1, 64)
+            _require("anchors: ratios per level, their number", len(ratios), 1, 64)
+            for size in sizes:
+                _require("anchors: a size", size, 1, LARGEST_SIDE)
+            for ratio in ratios:
+                _require("anchors: an aspect ratio", ratio, 1e-3, 1e3)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,12 +122,11 @@ class ProposalRule:
     min_size: float = 1e-3
 
     def __post_init__(self) -> None:
-        # TensorRT's TopK takes no more than 3840.
         for name in ("pre_nms_top_n", "post_nms_top_n"):
-            if not 1 <= getattr(self, name) <= 3840:
-                raise MrcnnError(
-                    f"proposals: {name} must be from 1 to at most 3840 (got {getattr(self, name)})"
-                )
+            _require(f"proposals: {name}", getattr(self, name), 1, _LARGEST_TOP_K)
+        _require("proposals: nms_threshold", self.nms_threshold, 0, 1)
+        _require("proposals: score_threshold", self.score_threshold, 0, 1)
+        _require("proposals: min_size", self.min_size, 0, LARGEST_SIDE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +139,13 @@ class RoiRule:
     canonical_size: int = 224
     canonical_level: int = 4
 
+    def __post_init__(self) -> None:
+        _require("rois: box_size", self.box_size, 1, 64)
+        _require("rois: mask_size", self.mask_size, 1, 64)
+        _require("rois: sampling_ratio", self.sampling_ratio, 0, 16)
+        _require("rois: canonical_size", self.canonical_size, 1, LARGEST_SIDE)
+        _require("rois: canonical_level", self.canonical_level, 0, 16)
+
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionRule:
@@ -126,16 +154,14 @@ class DetectionRule:
     score_threshold: float = 0.05
     nms_threshold: float = 0.5
     detections_per_image: int = 100
-    min_size: float = 1e-2
     delta_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
 
     def __post_init__(self) -> None:
-        if not 1 <= self.detections_per_image <= 3840:
-            raise MrcnnError(
-                f"detections: detections_per_image must be from 1 to 3840 (got {self.detections_per_image})"
-            )
-        if not 0 <= self.score_threshold < 1:
-            raise MrcnnError(f"detections: score_threshold must be in 0…1 (got {self.score_threshold})")
+        _require("detections: detections_per_image", self.detections_per_image, 1, _LARGEST_TOP_K)
+        _require("detections: score_threshold", self.score_threshold, 0, 1)
+        _require("detections: nms_threshold", self.nms_threshold, 0, 1)
+        for weight in self.delta_weights:
+            _require("detections: a delta weight", weight, 1e-3, 1e6)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,8 +194,12 @@ class ModelDescription:
                 f"class_names must start with {BACKGROUND!r} and name at least one class "
                 f"(got {list(self.class_names[:3])})"
             )
-        if not self.width > 0:
-            raise MrcnnError(f"width must be positive (got {self.width})")
+        for name in self.class_names:
+            if not name.strip() or not name.isprintable():
+                raise MrcnnError(f"class_names: a name must be a line of text (got {name!r})")
+        _require("the number of classes", len(self.class_names), 2, _MOST_CLASSES)
+        _require("width", self.width, 0.05, 8)
+        _require("norm_eps", self.norm_eps, 0, 1)
         if self.norm not in ("batch", "frozen"):
             raise MrcnnError(f"norm must be 'batch' or 'frozen' (got {self.norm!r})")
 
@@ -189,6 +219,29 @@ class ModelDescription:
     def from_dict(cls, plain: Any) -> "ModelDescription":
         """The inverse of `to_dict`; refuses unknown keys and wrong types by name."""
         return from_plain(cls, plain, where="model description")
+
+
+def check_input(resize: ResizeRule, *, height: int | None, width: int | None, batch: int | None) -> None:
+    """Refuses input sizes that no graph of ours can have. None stands for a dynamic one."""
+    if (height is None) != (width is None):
+        raise MrcnnError(f"height and width must both be fixed or both be dynamic (got {height}, {width})")
+    if batch is not None:
+        _require("batch", batch, 1, 1024)
+    if height is None or width is None:
+        return
+    if not 1 <= min(height, width) <= max(height, width) <= LARGEST_SIDE or (
+        (height, width) != resize.padded_size(height, width)
+    ):
+        sides = resize.padded_size(*(min(max(side, 1), LARGEST_SIDE) for side in (height, width)))
+        raise MrcnnError(
+            f"shape {height}x{width}: both sides must be multiples of {resize.size_divisible} up to "
+            f"{LARGEST_SIDE}, for example {sides[0]}x{sides[1]}"
+        )
+    if height * width * (batch or 1) > _MOST_PIXELS:
+        raise MrcnnError(
+            f"shape {height}x{width}, batch {batch or 1}: more than {_MOST_PIXELS:,} pixels in one run; "
+            "choose a smaller shape or batch"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,6 +270,22 @@ class Deployment:
     weights_sha256: str = ""
     built_with: dict[str, str] = field(default_factory=dict)
     format_version: int = 1
+
+    def __post_init__(self) -> None:
+        check_input(self.description.resize, height=self.height, width=self.width, batch=self.batch)
+        for name, known in (
+            ("input_dtype", ("float32", "uint8")),
+            ("precision", ("fp32",)),
+            ("plugin_version", ("1",)),
+        ):
+            if getattr(self, name) not in known:
+                raise MrcnnError(f"{name} must be one of {', '.join(known)} (got {getattr(self, name)!r})")
+        mask_size = 2 * self.description.rois.mask_size if self.description.has_masks else None
+        if self.mask_size != mask_size:
+            raise MrcnnError(
+                f"mask_size must be {mask_size} for this {self.description.architecture} "
+                f"(got {self.mask_size})"
+            )
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2)

@@ -4,7 +4,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,19 @@ from mrcnn.errors import MrcnnError
 def atomic_path(path: Path | str) -> Iterator[Path]:
     """Yields a temporary path beside `path`; renamed to `path` if the block succeeds, else removed.
 
-    The folder of `path` is created. The temporary name keeps the suffix of `path`, because image
-    writers choose the format by it.
+    The folder of `path` is created, and removed again on failure. The temporary name keeps the suffix of
+    `path`, because image writers choose the format by it.
 
     Raises:
         MrcnnError: the folder cannot be created or written, or the disk is full.
     """
     path = Path(path)
     temporary: Path | None = None
+    created: list[Path] = []
+    done = False
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+        created = _make_folder(path.parent)
+        handle, name = tempfile.mkstemp(prefix=".part-", suffix=path.suffix, dir=path.parent)
         os.close(handle)
         temporary = Path(name)
         yield temporary
@@ -34,11 +36,23 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         os.umask(mask)
         temporary.chmod(0o666 & ~mask)
         temporary.replace(path)
+        done = True
     except OSError as error:
         raise MrcnnError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+        if not done:
+            for folder in created:
+                with suppress(OSError):  # somebody else has put something there
+                    folder.rmdir()
+
+
+def _make_folder(folder: Path) -> list[Path]:
+    """Creates `folder`; returns what had to be created, innermost first."""
+    missing = [part for part in (folder, *folder.parents) if not part.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return missing
 
 
 def write_text(path: Path | str, text: str) -> None:

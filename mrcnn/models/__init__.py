@@ -42,4 +42,6 @@ def build_model(description: ModelDescription) -> GeneralizedRCNN:
         raise MrcnnError(
             f"unknown architecture {description.architecture!r} (known: {', '.join(architectures())})"
         )
-    return builder(description)
+    model = builder(description)
+    model.rpn.min_size = description.proposals.min_size  # torchvision's constructors do not take it
+    return model

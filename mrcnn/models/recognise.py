@@ -74,7 +74,7 @@ def _trunk(state_dict: Mapping[str, Tensor]) -> str:
     )
     if any(blocks):
         bottleneck = state_dict.get("backbone.body.layer1.0.conv2.weight")
-        grouped = bottleneck is not None and bottleneck.shape[0] != bottleneck.shape[1]
+        grouped = bottleneck is not None and len(set(bottleneck.shape[:2])) == 2
         has_third = "backbone.body.layer1.0.conv3.weight" in state_dict
         name = _RESNET_BLOCKS.get(blocks) if has_third else None
         if name is not None:

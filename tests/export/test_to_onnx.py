@@ -273,7 +273,9 @@ def test_another_seed_and_custom_rules(tmp_path: Path, make_compact: Callable[..
         ),
         rois=RoiRule(box_size=5, mask_size=10, sampling_ratio=0, canonical_size=100),
         normalization=Normalization(mean=(0.1, 0.2, 0.3), std=(1.0, 0.5, 2.0)),
-        proposals=ProposalRule(pre_nms_top_n=50, post_nms_top_n=30, nms_threshold=0.6, score_threshold=0.4),
+        proposals=ProposalRule(
+            pre_nms_top_n=50, post_nms_top_n=30, nms_threshold=0.6, score_threshold=0.4, min_size=12.0
+        ),
     )
     deployment = export_onnx(checkpoint, tmp_path / "m.onnx", inputs=InputRule(), on_step=quiet)
     assert deployment.mask_size == 20

@@ -210,6 +210,30 @@ def test_unusable_files_are_refused_in_one_line(
 
 
 @pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda t: t.to_sparse(), "not stored as a dense tensor"),
+        (lambda t: t[:1, :1].contiguous().expand(10**6, 10**6), "not stored as a dense tensor"),
+        (lambda t: t.to("meta"), "not stored as a dense tensor"),
+        (lambda t: t.to(torch.complex64), "dtype torch.complex64, where floating point is needed"),
+        (lambda t: t.to(torch.int32), "dtype torch.int32, where floating point is needed"),
+        (lambda t: t > 0, "dtype torch.bool, where floating point is needed"),
+    ],
+    ids=["sparse", "expanded", "meta", "complex", "int", "bool"],
+)
+def test_weights_that_are_no_plain_numbers_are_refused_by_name(
+    tmp_path: Path, make: Callable[[Tensor], Tensor], words: str
+) -> None:
+    weights = dict(build_model(COMPACT).state_dict())
+    name = "roi_heads.box_predictor.cls_score.weight"
+    weights[name] = make(weights[name])
+    with pytest.raises(MrcnnError) as error:
+        load_checkpoint(saved(tmp_path / "w.pth", weights))
+    assert f"{name!r}" in str(error.value)
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
     ("change", "words"),
     [
         (lambda w: w.pop("rpn.head.bbox_pred.bias"), "lack key 'rpn.head.bbox_pred.bias'"),

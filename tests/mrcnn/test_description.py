@@ -25,7 +25,7 @@ def test_description_survives_json() -> None:
 
 def test_deployment_survives_json() -> None:
     deployment = Deployment(
-        description=DESCRIPTION, height=None, width=320, batch=2, built_with={"torch": "2"}
+        description=DESCRIPTION, height=64, width=320, batch=2, mask_size=28, built_with={"torch": "2"}
     )
     assert Deployment.from_json(deployment.to_json()) == deployment
 
@@ -43,9 +43,24 @@ def test_deployment_survives_json() -> None:
         ({"resize": {"size_divisible": 20}}, "multiple of 32"),
         ({"resize": [800]}, "resize: expected an object"),
         ({"normalization": {"mean": [1, 2]}}, "mean: expected a list of 3"),
-        ({"normalization": {"std": [1, 0, 1]}}, "std must be positive"),
+        ({"normalization": {"std": [1, 0, 1]}}, "std must be in"),
         ({"anchors": {"sizes": [[32]]}}, "one entry per feature level"),
-        ({"proposals": {"pre_nms_top_n": 4000}}, "at most 3840"),
+        ({"normalization": {"std": [1, 1, 1e999]}}, "std must be in"),
+        ({"proposals": {"pre_nms_top_n": 4000}}, "pre_nms_top_n must be in 1…3840 (got 4000)"),
+        ({"proposals": {"nms_threshold": float("nan")}}, "nms_threshold must be in 0…1 (got nan)"),
+        ({"proposals": {"min_size": -1.0}}, "proposals: min_size"),
+        ({"rois": {"box_size": 0}}, "box_size must be in 1…64"),
+        ({"rois": {"sampling_ratio": -1}}, "sampling_ratio"),
+        ({"detections": {"score_threshold": 2.0}}, "detections: score_threshold must be in 0…1"),
+        ({"detections": {"delta_weights": [0.0, 1.0, 1.0, 1.0]}}, "a delta weight"),
+        ({"anchors": {"sizes": [[0]] * 5}}, "anchors: a size must be in 1…"),
+        ({"anchors": {"sizes": [[]] * 5}}, "their number"),
+        ({"anchors": {"aspect_ratios": [[float("nan")]] * 5}}, "an aspect ratio"),
+        ({"width": 1e9}, "width must be in"),
+        ({"norm_eps": -1.0}, "norm_eps must be in"),
+        ({"resize": {"min_size": 10**9, "max_size": 10**9}}, "max_size must be in"),
+        ({"class_names": ["__background__", "two\nlines"]}, "a name must be a line of text"),
+        ({"class_names": ["__background__"] + ["x"] * 20_000}, "number of classes"),
         ({"detections": {"detections_per_image": 0}}, "detections_per_image"),
     ],
 )
@@ -59,6 +74,30 @@ def test_wrong_descriptions_are_refused_by_name(change: dict[str, Any], words: s
 def test_missing_key_is_named() -> None:
     with pytest.raises(MrcnnError, match="key 'architecture' is missing"):
         ModelDescription.from_dict({"class_names": ["__background__", "coin"]})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"height": 33, "width": 64}, "for example 64x64"),
+        ({"height": 0, "width": 64}, "multiples of 32"),
+        ({"height": 64}, "both be fixed or both be dynamic"),
+        ({"height": 32768, "width": 32768}, "more than 33,554,432 pixels"),
+        ({"batch": -1}, "batch must be in 1…1024"),
+        ({"batch": 10**9}, "batch must be in 1…1024"),
+        ({"mask_size": None}, "mask_size must be 28"),
+        ({"mask_size": 14}, "mask_size must be 28"),
+        ({"precision": "zz"}, "precision must be one of fp32"),
+        ({"plugin_version": "9"}, "plugin_version must be one of 1"),
+        ({"input_dtype": "int8"}, "input_dtype must be one of"),
+    ],
+)
+def test_wrong_deployments_are_refused_by_name(change: dict[str, Any], words: str) -> None:
+    good = Deployment(description=DESCRIPTION, height=None, width=None, batch=None, mask_size=28)
+    with pytest.raises(MrcnnError) as error:
+        Deployment.from_json(json.dumps(json.loads(good.to_json()) | change))
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "nonsense", '{"format_version": 2}', "[" * 100_000])
