@@ -1,7 +1,6 @@
 """What every test shares: a fixed seed, the photographs of coco-mini where they are, and markers."""
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -37,18 +36,3 @@ def coco_mini() -> Path:
 def repository() -> Path:
     """The root of the checkout."""
     return REPOSITORY
-
-
-@pytest.fixture
-def two_torch_threads() -> Iterator[None]:
-    """For exact comparisons with torch's bilinear interpolation.
-
-    On a single thread ATen takes another kernel (`_use_vectorized_kernel_cond_2d`), whose sampling positions
-    are rounded otherwise: its result differs by up to 0.008 of 255.
-    """
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)

@@ -12,12 +12,15 @@ from mrcnn.description import Deployment, ModelDescription, Normalization, Resiz
 from mrcnn.runtime.images import read_image
 from mrcnn.runtime.preprocess import make_batch, network_sizes, rescale_boxes, resize_bilinear
 
-pytestmark = pytest.mark.usefixtures("two_torch_threads")
-
 # Pixel values of 255 have float32 steps of 1.5e-5; torch and NumPy round three products and two sums apart.
 PIXEL_TOLERANCE = 1e-4
 # The same after division by 255 and by the smallest standard deviation, 0.224, plus rounding of values < 3.
 NORMALISED_TOLERANCE = 5e-6
+# Depending on torch's version and on its number of threads, the compiler has fused the multiplication and the
+# subtraction that give a sampling position, or not. Where that rounds the other way (few places), a position
+# below 2048 moves by 2^-13, and between pixels that are 255 apart the value by 0.031.
+MOVED_SHARE = 0.01
+MOVED_PIXELS = 255 * 2**-13
 
 
 def description(min_size: int = 800, max_size: int = 1333) -> ModelDescription:
@@ -73,7 +76,12 @@ def test_equals_torch(source: tuple[int, int], target: tuple[int, int]) -> None:
     tensor = torch.from_numpy(image).permute(2, 0, 1)[None].float().contiguous()
     expected = interpolate(tensor, size=target, mode="bilinear", align_corners=False)
     actual = resized(image, *target)
-    np.testing.assert_allclose(actual, expected[0].permute(1, 2, 0), rtol=0, atol=PIXEL_TOLERANCE)
+    assert_resized_alike(actual, expected[0].permute(1, 2, 0).numpy(), PIXEL_TOLERANCE, MOVED_PIXELS)
+
+
+def assert_resized_alike(actual: np.ndarray, expected: np.ndarray, tolerance: float, moved: float) -> None:
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=moved)
+    assert (np.abs(actual - expected) > tolerance).mean() <= MOVED_SHARE
 
 
 def assert_equals_transform(images: list[np.ndarray], rule: ModelDescription) -> None:
@@ -97,7 +105,8 @@ def assert_equals_transform(images: list[np.ndarray], rule: ModelDescription) ->
         )
         normalised[height:] = 0  # what the graph does with the padding
         normalised[:, width:] = 0
-        np.testing.assert_allclose(normalised, reference.permute(1, 2, 0), rtol=0, atol=NORMALISED_TOLERANCE)
+        moved = MOVED_PIXELS / 255 / min(normalization.std)
+        assert_resized_alike(normalised, reference.permute(1, 2, 0).numpy(), NORMALISED_TOLERANCE, moved)
 
 
 def test_batch_equals_torchvision_transform() -> None:
