@@ -2,6 +2,7 @@
 
 import io
 import os
+import stat
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, Union
@@ -77,6 +78,8 @@ def read_image(source: str | os.PathLike[str] | bytes) -> RgbArray:
     too_large = (
         f"more than the {MAX_PIXELS // 10**6} million pixels that one image may have: cut it into tiles"
     )
+    if not isinstance(source, bytes):
+        check_file(Path(source))
     try:
         file = io.BytesIO(source) if isinstance(source, bytes) else Path(source)
         with Image.open(file, formats=_FORMATS) as image:
@@ -94,6 +97,19 @@ def read_image(source: str | os.PathLike[str] | bytes) -> RgbArray:
         raise UnreadableError(f"{name}: {error.strerror or f'damaged picture ({error})'}") from error
     except Exception as error:  # on damaged data Pillow's decoders raise whatever they stumble over
         raise UnreadableError(f"{name}: damaged picture ({error})") from error
+
+
+def check_file(path: Path) -> None:
+    """Raises UnreadableError unless `path` is a file that can be opened; on a pipe we would wait forever."""
+    try:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            raise UnreadableError(
+                f"{path}: {'Is a directory' if stat.S_ISDIR(mode) else 'not a regular file'}"
+            )
+        path.open("rb").close()
+    except (OSError, ValueError, RuntimeError) as error:  # ValueError: a null character in the name
+        raise UnreadableError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _pillow_to_rgb(image: "Image") -> RgbArray:
