@@ -9,7 +9,7 @@ from PIL import Image
 
 from mrcnn.benchmarks.agreement import Tolerances
 from mrcnn.benchmarks.demo import __main__ as demo
-from mrcnn.benchmarks.demo.photograph import COINS, coins_found, coins_photograph
+from mrcnn.benchmarks.demo.photograph import coin_masks, coins_found, coins_photograph
 from mrcnn.benchmarks.parity import measure_parity
 from mrcnn.runtime import Detections, Runtime
 from tests.benchmarks.conftest import Exported
@@ -17,45 +17,47 @@ from tests.benchmarks.conftest import Exported
 HEIGHT, WIDTH = 303, 384
 
 
-def discs(shift: float = 0, score: float = 0.9, side: int = 28) -> Detections:
-    """A round mask for each coin, `shift` of its radius to the right."""
-    y, x = np.mgrid[:side, :side] + 0.5
-    disc = ((x - side / 2) ** 2 + (y - side / 2) ** 2 <= (side / 2) ** 2).astype(np.float32)
-    boxes = [(x + shift * r - r, y - r, x + shift * r + r, y + r) for x, y, r in COINS]
+def ellipses(shift: float = 0, score: float = 0.9, side: int = 112) -> Detections:
+    """A mask for each coin that is true to its rim, moved to the right by `shift` of its width."""
+    boxes, probs = [], []
+    for mask in coin_masks(HEIGHT, WIDTH):
+        (top, bottom), (left, right) = (
+            np.flatnonzero(mask.any(axis=axis))[[0, -1]] + (0, 1) for axis in (1, 0)
+        )
+        moved = shift * (right - left)
+        boxes.append((left + moved, top, right + moved, bottom))
+        crop = Image.fromarray(mask[top:bottom, left:right].astype(np.float32))
+        probs.append(np.asarray(crop.resize((side, side), Image.Resampling.BILINEAR)))
     return Detections(
         boxes=np.array(boxes, np.float32),
-        scores=np.full(len(COINS), score, np.float32),
-        labels=np.ones(len(COINS), np.int64),
+        scores=np.full(len(boxes), score, np.float32),
+        labels=np.ones(len(boxes), np.int64),
         class_names=("__background__", "coin"),
         image_size=(HEIGHT, WIDTH),
-        mask_probs=np.repeat(disc[None], len(COINS), axis=0),
+        mask_probs=np.array(probs, np.float32),
     )
 
 
 def test_the_photograph_is_the_one_that_the_coins_lie_in() -> None:
     image = coins_photograph()
     assert image.shape == (HEIGHT, WIDTH, 3)
-    assert len(COINS) == 24
-    y, x = np.mgrid[:HEIGHT, :WIDTH]
-    for cx, cy, radius in COINS:
-        distance = np.hypot(x - cx, y - cy)
-        inside, around = (
-            image[distance < radius],
-            image[(distance > 1.2 * radius) & (distance < 1.5 * radius)],
-        )
-        assert inside.mean() > around.mean() + 20  # coins are lighter than the ground
+    masks = coin_masks(HEIGHT, WIDTH)
+    assert len(masks) == 24
+    assert masks.sum(axis=0).max() == 1, "they do not overlap"
+    ground = image[~masks.any(axis=0)]
+    for mask in masks:
+        assert image[mask].mean() > ground.mean() + 40  # coins are lighter than the ground
 
 
 def test_coins_are_counted_by_their_rims() -> None:
-    assert coins_found(discs(), min_score=0.5) == 24
-    assert coins_found(discs(shift=0.1), min_score=0.5) == 24
-    assert coins_found(discs(shift=0.5), min_score=0.5) == 0
-    assert coins_found(discs(score=0.4), min_score=0.5) == 0
-    assert coins_found(discs()[:5], min_score=0.5) == 5
+    assert coins_found(ellipses(), min_score=0.5) == 24
+    assert coins_found(ellipses(shift=0.2), min_score=0.5) == 0
+    assert coins_found(ellipses(score=0.4), min_score=0.5) == 0
+    assert coins_found(ellipses()[:5], min_score=0.5) == 5
 
 
 def test_a_coin_found_twice_counts_once() -> None:
-    once = discs()[:3]
+    once = ellipses()[:3]
     twice = once[np.array([0, 1, 2, 0, 1, 2])]
     assert coins_found(twice, min_score=0.5) == 3
 
