@@ -27,6 +27,9 @@ THRESHOLD = HALF = np.float32(0.5)
 # Columns of pixels that are worked on at a time, so that their arrays stay in the cache.
 _CHUNK = 1 << 12
 
+# Of one number in COCO's text: 30 bits. Longer ones overflow the 32 bits that pycocotools has for them.
+_MOST_CHARACTERS = 6
+
 
 class CocoRle(TypedDict):
     """COCO's compressed run-length encoding, as in its JSON files. `size` is [height, width]."""
@@ -236,22 +239,28 @@ def decode_rle(rle: CocoRle) -> BoolArray:
     Raises:
         MrcnnError: the text is no run-length encoding of an image of that size.
     """
+    bitmap: BoolArray = parse_rle(rle).bitmaps()[0]
+    return bitmap
+
+
+def parse_rle(rle: CocoRle) -> RunLengths:
+    """The same mask as run lengths, checked, and cheap where its pixels are not needed. Raises the same."""
     height, width = rle["size"]
     counts = _decompress(rle["counts"])
     if counts.min(initial=0) < 0 or counts.sum() != height * width:
         raise MrcnnError(f"this RLE does not describe a mask of {height}x{width} pixels")
-    offsets = np.array([0, len(counts)])
-    bitmap: BoolArray = RunLengths(counts=counts, offsets=offsets, size=(height, width)).bitmaps()[0]
-    return bitmap
+    return RunLengths(counts=counts, offsets=np.array([0, len(counts)]), size=(height, width))
 
 
 def _decompress(text: str) -> IntArray:
     """The inverse of `_compress` for one mask; empty for a text that is none."""
     characters = np.frombuffer(text.encode("ascii", "replace"), np.uint8).astype(np.int64) - 48
-    if not len(characters) or characters.min() < 0 or characters[-1] & 32:
+    if not (text and text.isascii()) or characters.min() < 0 or characters.max() > 63 or characters[-1] & 32:
         return np.zeros(0, np.int64)
     ends = np.flatnonzero(characters & 32 == 0) + 1
     starts = np.concatenate([[0], ends[:-1]])
+    if (ends - starts).max() > _MOST_CHARACTERS:
+        return np.zeros(0, np.int64)
     place = 5 * (np.arange(len(characters)) - np.repeat(starts, ends - starts))
     numbers = np.add.reduceat((characters & 31) << place, starts)
     negative = characters[ends - 1] & 16 != 0

@@ -4,6 +4,7 @@ https://cocodataset.org/#format-data
 """
 
 import json
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,13 +14,16 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
+from mrcnn.data.annotations import check_annotation
 from mrcnn.data.sample import DetectionDataset, Sample
 from mrcnn.description import BACKGROUND
 from mrcnn.errors import MrcnnError
-from mrcnn.runtime.images import read_image
+from mrcnn.runtime.images import MAX_PIXELS, read_image
 
 Json = dict[str, Any]
-Segmentation = Any  # Sequence[Sequence[float]] | Mapping[str, Any], as the document has it
+Segmentation = Any  # Sequence[Sequence[float]] | Mapping[str, Any], as `check_annotation` lets it pass
+
+_LEAST_INT, _MOST_INT = -(2**63), 2**63 - 1  # of a tensor
 
 
 class CocoDataset(DetectionDataset):
@@ -114,13 +118,10 @@ class CocoDataset(DetectionDataset):
         return [a for a in self._annotations.get(image_id, ()) if not a.get("iscrowd", 0)]
 
     def _mask(self, annotation: Json, height: int, width: int) -> npt.NDArray[np.bool_]:
-        where = f"{self._path}: annotation {annotation['id']}"
         if not annotation.get("segmentation"):
+            where = f"{self._path}: annotation {annotation['id']}"
             raise MrcnnError(f"{where} has no segmentation, which a model with masks needs")
-        try:
-            return decode_segmentation(annotation["segmentation"], height, width)
-        except (ValueError, TypeError, KeyError) as error:
-            raise MrcnnError(f"{where} has a segmentation that cannot be read: {error}") from error
+        return decode_segmentation(annotation["segmentation"], height, width)
 
     def _find_folder(self, images: Path | str | None) -> Path:
         beside = self._path.parent
@@ -128,13 +129,15 @@ class CocoDataset(DetectionDataset):
             folder = Path(images)
         else:
             folder = beside / "images" if (beside / "images").is_dir() else beside
-        if not folder.is_dir():
+        # os.path says no where Path.is_file raises, as for a name of 300 characters.
+        if not os.path.isdir(folder):  # noqa: PTH112
             raise MrcnnError(f"{folder}: no such folder of images")
-        missing = [r["file_name"] for r in self._images if not (folder / r["file_name"]).is_file()]
+        names = [record["file_name"] for record in self._images]
+        missing = [name for name in names if not os.path.isfile(folder / name)]  # noqa: PTH113
         if missing:
             raise MrcnnError(
                 f"{folder}: lacks {len(missing)} of the {len(self._images)} images of {self._path}, "
-                f"the first is {missing[0]}; name their folder with --images"
+                f"the first is {missing[0]!a}; name their folder with --images"
             )
         return folder
 
@@ -143,7 +146,8 @@ def read_document(path: Path) -> Json:
     """Reads a COCO document and checks what this project relies on.
 
     Raises:
-        MrcnnError: no such file, not JSON, a key missing, or an annotation of an unknown image or category.
+        MrcnnError: no such file, not JSON, a key missing, an annotation of an unknown image or category, or
+            one that `check_annotation` refuses.
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
@@ -164,6 +168,7 @@ def read_document(path: Path) -> Json:
         if not document[key]:
             raise MrcnnError(f"{path}: has no {key}")
     _check_references(path, document)
+    _check_contents(path, document)
     return document
 
 
@@ -180,6 +185,8 @@ def _check_records(path: Path, document: Json, key: str, fields: Mapping[str, ty
                 raise MrcnnError(f"{path}: {key}[{position}] lacks {name!r}")
             if type(record[name]) is not kind:
                 raise MrcnnError(f"{path}: {key}[{position}].{name} is not of type {kind.__name__}")
+            if kind is int and not _LEAST_INT <= record[name] <= _MOST_INT:
+                raise MrcnnError(f"{path}: {key}[{position}].{name} needs more than 64 bits")
         if record["id"] in seen:
             raise MrcnnError(f"{path}: {key} has the id {record['id']} twice")
         seen.add(record["id"])
@@ -196,9 +203,22 @@ def _check_references(path: Path, document: Json) -> None:
             raise MrcnnError(f"{where} is of image {annotation['image_id']}, which is not in the list")
         if annotation["category_id"] not in categories:
             raise MrcnnError(f"{where} has the unknown category {annotation['category_id']}")
-        box = annotation["bbox"]
-        if len(box) != 4 or not all(isinstance(number, int | float) for number in box):
-            raise MrcnnError(f"{where} has a bbox that is not [x, y, width, height]: {box}")
+
+
+def _check_contents(path: Path, document: Json) -> None:
+    sizes = {}
+    for image in document["images"]:
+        height, width = sizes[image["id"]] = image["height"], image["width"]
+        if min(height, width) < 1 or height * width > MAX_PIXELS:
+            raise MrcnnError(
+                f"{path}: image {image['id']} has {width}x{height} pixels, but 1 to {MAX_PIXELS} are possible"
+            )
+    for annotation in document["annotations"]:
+        height, width = sizes[annotation["image_id"]]
+        try:
+            check_annotation(annotation, height=height, width=width)
+        except MrcnnError as error:
+            raise MrcnnError(f"{path}: annotation {annotation['id']} {error}") from error
 
 
 def _clipped_box(annotation: Json, height: int, width: int) -> tuple[float, float, float, float] | None:
@@ -213,29 +233,15 @@ def decode_segmentation(segmentation: Segmentation, height: int, width: int) -> 
 
     Args:
         segmentation: polygons [[x1, y1, x2, y2, …], …], or run lengths {"size", "counts"}, where counts
-            are a list of numbers or COCO's compressed text.
-
-    Raises:
-        ValueError, TypeError, KeyError: the segmentation is malformed or of another size.
+            are a list of numbers or COCO's compressed text; of that size, as `check_annotation` ensures.
     """
     return coco_mask.decode(encode_segmentation(segmentation, height, width)).astype(bool)  # type: ignore[no-any-return]
 
 
 def encode_segmentation(segmentation: Segmentation, height: int, width: int) -> dict[str, Any]:
-    """A COCO segmentation as compressed run lengths. Arguments and errors as in `decode_segmentation`."""
-    if isinstance(segmentation, str):
-        raise TypeError("run lengths need their size")
+    """A COCO segmentation as compressed run lengths. Arguments as in `decode_segmentation`."""
     if not isinstance(segmentation, Mapping):
-        # Fewer than three points enclose nothing; pycocotools would take two of them for a box.
-        polygons = [[float(number) for number in polygon] for polygon in segmentation if len(polygon) >= 6]
-        if not polygons:
-            return dict(coco_mask.encode(np.zeros((height, width), np.uint8, order="F")))
-        return dict(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width)))
-    if list(segmentation["size"]) != [height, width]:
-        raise ValueError(f"it is for an image of {segmentation['size']}, not {[height, width]}")
-    counts = segmentation["counts"]
-    if isinstance(counts, list):
-        if sum(counts) != height * width or min(counts) < 0:
-            raise ValueError(f"its run lengths do not add up to {height} x {width} pixels")
+        return dict(coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width)))
+    if isinstance(segmentation["counts"], list):
         return dict(coco_mask.frPyObjects(dict(segmentation), height, width))
-    return {"size": [height, width], "counts": counts}
+    return dict(segmentation)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,7 @@ def test_compressed_text_is_that_of_pycocotools() -> None:
 
 def test_a_mask_of_several_polygons() -> None:
     other = [6, 0, 8, 0, 8, 2, 6, 2]
-    mask = decode_segmentation([POLYGON[0], other, [0, 0, 1, 1]], HEIGHT, WIDTH)
+    mask = decode_segmentation([POLYGON[0], other], HEIGHT, WIDTH)
     assert mask.sum() == 6 + 4
 
 
@@ -171,7 +172,7 @@ def test_boxes_alone_need_no_segmentation(write: Write) -> None:
 def test_images_lie_beside_the_document_or_where_told(write: Write, tmp_path: Path) -> None:
     path = write(DOCUMENT)
     (tmp_path / "images").rename(tmp_path / "elsewhere")
-    with pytest.raises(MrcnnError, match=r"lacks 3 of the 3 images .* first is a.png; .*--images"):
+    with pytest.raises(MrcnnError, match=r"lacks 3 of the 3 images .* first is 'a.png'; .*--images"):
         CocoDataset(path)
     assert CocoDataset(path, images=tmp_path / "elsewhere").sample(0).image_id == 10
     with pytest.raises(MrcnnError, match="no such folder"):
@@ -195,6 +196,11 @@ def test_images_lie_beside_the_document_or_where_told(write: Write, tmp_path: Pa
         (changed(lambda d: d["categories"][0].update(id=3)), "categories has the id 3 twice"),
         (with_first(category_id=99), "annotation 1 has the unknown category 99"),
         (with_first(image_id=99), "annotation 1 is of image 99"),
+        (changed(lambda d: d["images"][0].update(id=2**63)), r"images\[0\].id needs more than 64 bits"),
+        (changed(lambda d: d["images"][0].update(height=0)), "image 10 has 8x0 pixels"),
+        (changed(lambda d: d["images"][0].update(width=10**9)), "image 10 has 1000000000x6 pixels"),
+        (changed(lambda d: d["images"][0].update(file_name="x" * 300)), "lacks 1 of the 3 images"),
+        (changed(lambda d: d["images"][0].update(file_name="a\0\n")), r"the first is 'a\\x00\\n'"),
         (with_first(bbox=[1, 2, 3]), "annotation 1 has a bbox that is not"),
         (with_first(bbox=[1, 2, 3, None]), "annotation 1 has a bbox that is not"),
     ],
@@ -206,24 +212,79 @@ def test_documents_that_contradict_themselves(write: Write, document: Json, mess
 
 
 @pytest.mark.parametrize(
-    "segmentation",
+    ("changes", "message"),
     [
-        {"size": [5, 5], "counts": COMPRESSED["counts"]},
-        {"size": [HEIGHT, WIDTH], "counts": [1, 2, 3]},
-        {"size": [HEIGHT, WIDTH], "counts": [-1, HEIGHT * WIDTH + 1]},
-        {"size": [HEIGHT, WIDTH], "counts": "~~~~"},
-        {"size": [HEIGHT, WIDTH], "counts": None},
-        {"counts": "824000f0"},
-        "824000f0",
-        [["a", "b", "c", "d", "e", "f"]],
-        [3],
+        ({"bbox": [1, 2, 3, math.nan]}, "bbox that is not"),
+        ({"bbox": [1, 2, math.inf, 3]}, "bbox that is not"),
+        ({"bbox": [1, 2, 10**400, 3]}, "bbox that is not"),
+        ({"bbox": [1, 2, True, 3]}, "bbox that is not"),
+        ({"bbox": [1, 2, -3, 2]}, "bbox of negative size"),
+        ({"area": "6"}, "area that is no number"),
+        ({"area": None}, "area that is no number"),
+        ({"area": math.nan}, "area that is no number"),
+        ({"area": -1}, "area that is no number"),
+        ({"iscrowd": None}, "iscrowd that is neither"),
+        ({"iscrowd": "1"}, "iscrowd that is neither"),
+        ({"iscrowd": 2}, "iscrowd that is neither"),
+        *(
+            ({"segmentation": wrong}, "segmentation that is neither")
+            for wrong in (COMPRESSED["counts"], 5, 0, True, False, "")
+        ),
+        *(
+            ({"segmentation": [wrong]}, "polygon that is no list of numbers")
+            for wrong in (
+                3,
+                None,
+                "abcdef",
+                list("abcdef"),
+                [[1, 2], [3, 4], [5, 6]],
+                [1, 2, 3, 4, 5, math.nan],
+            )
+        ),
+        ({"segmentation": [POLYGON[0], [1, 2]]}, "polygon of 2 numbers"),
+        ({"segmentation": [[]]}, "polygon of 0 numbers"),
+        ({"segmentation": [[1, 2, 4, 2, 4, 4, 1]]}, "polygon of 7 numbers"),
+        (
+            {"segmentation": [[0, 0, 1e9, 0, 1e9, 1e9]]},
+            r"polygon far outside .* 8x6 pixels: x from 0 to 1e\+09",
+        ),
+        ({"segmentation": [[0, 0, 8, 0, 8, -7]]}, "polygon far outside .*: y from -7 to 0"),
+        *(
+            ({"segmentation": {"size": size, "counts": COMPRESSED["counts"]}}, "RLE of the size")
+            for size in ([5, 5], [WIDTH, HEIGHT], 48, None)
+        ),
+        ({"segmentation": {}}, "RLE of the size None"),
+        *(
+            ({"segmentation": {**UNCOMPRESSED, "counts": counts}}, "neither text nor whole numbers")
+            for counts in (None, 48, ["48"], [48.0], [-1, 49], [True, 47], {})
+        ),
+        ({"segmentation": {**UNCOMPRESSED, "counts": []}}, "counts do not add up"),
+        ({"segmentation": {**UNCOMPRESSED, "counts": [1, 2, 3]}}, "counts do not add up"),
+        *(
+            ({"segmentation": {**UNCOMPRESSED, "counts": text}}, "text does not give 6x8 pixels")
+            # The last: 48 in 14 characters, of which pycocotools would shift bits out of its integers.
+            for text in (
+                "",
+                "~~~~",
+                "824000f",
+                "é\ud800",
+                "o" * 5000,
+                "`Q" + "P" * 11 + "0",
+            )
+        ),
     ],
 )
-def test_malformed_segmentations(write: Write, segmentation: Any) -> None:
-    data = CocoDataset(write(with_first(segmentation=segmentation)))
-    with pytest.raises(MrcnnError, match="annotation 1 has a segmentation that cannot be read") as caught:
-        data.sample(0)
+def test_malformed_annotations(write: Write, changes: Json, message: str) -> None:
+    with pytest.raises(MrcnnError, match=rf"instances\.json: annotation 1 has an? (.* )?{message}") as caught:
+        CocoDataset(write(with_first(**changes)))
     assert "\n" not in str(caught.value)
+
+
+def test_polygons_may_exceed_the_border(write: Write) -> None:
+    beyond = [[-0.5, 2, WIDTH + 1, 2, WIDTH + 1, HEIGHT + 0.5, -0.5, HEIGHT + 0.5]]
+    masks = CocoDataset(write(with_first(segmentation=beyond))).sample(0).masks
+    assert masks is not None
+    assert masks[0].sum() == WIDTH * (HEIGHT - 2)
 
 
 @pytest.mark.parametrize(("content", "message"), [("{", "is not JSON"), ("[]", "is not a COCO document")])
@@ -243,9 +304,9 @@ def test_missing_file_and_binary_file(tmp_path: Path) -> None:
 
 
 def test_an_image_of_another_size_than_announced(write: Write) -> None:
-    data = CocoDataset(write(changed(lambda d: d["images"][0].update(width=9))))
-    with pytest.raises(MrcnnError, match=r"a.png: has 8x6 pixels, but .* says 9x6"):
-        data.sample(0)
+    data = CocoDataset(write(changed(lambda d: d["images"][1].update(width=9))))
+    with pytest.raises(MrcnnError, match=r"b.png: has 8x6 pixels, but .* says 9x6"):
+        data.sample(1)
 
 
 def test_real_annotations(coco_mini: Path) -> None:
