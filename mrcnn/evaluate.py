@@ -74,21 +74,28 @@ def open_model(path: Path, *, device: str) -> "Iterator[tuple[Predictor, ModelDe
     """What runs the model in the file, and the model's description.
 
     Raises:
-        MrcnnError: the file is neither a checkpoint nor an exported model, or is not usable.
+        MrcnnError: the file is neither a checkpoint nor an exported model, or is not usable, or there is no
+            such device for it.
     """
     if path.suffix == ".onnx":
         from mrcnn.runtime import Runtime
 
+        if device != "cpu":
+            raise MrcnnError(
+                f"--device {device}: is for checkpoints; exported models are evaluated on the CPU"
+            )
         with Runtime(path) as runtime:
             yield runtime, runtime.description
         return
     from mrcnn.checkpoint import load_checkpoint
+    from mrcnn.devices import choose_device
     from mrcnn.predictor import TorchPredictor
 
+    chosen = str(choose_device(device))
     checkpoint = load_checkpoint(path)
     for line in checkpoint.assumptions:
         print(f"assumed: {line}", file=sys.stderr)
-    yield TorchPredictor(checkpoint.build(), checkpoint.description, device=device), checkpoint.description
+    yield TorchPredictor(checkpoint.build(), checkpoint.description, device=chosen), checkpoint.description
 
 
 def _table(evaluation: "Evaluation") -> str:

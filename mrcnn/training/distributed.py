@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mrcnn.errors import MissingRequirementError
+from mrcnn.devices import choose_device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,19 +49,17 @@ def join_world(device: str | None = None) -> Iterator[World]:
         device: "cpu", "cuda", …; by default a GPU where there is one.
 
     Raises:
-        MissingRequirementError: CUDA was asked for and is not usable.
+        MrcnnError: there is no such device, see `choose_device`.
     """
-    kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if kind.startswith("cuda") and not torch.cuda.is_available():
-        raise MissingRequirementError(f"--device {kind}: PyTorch finds no usable GPU here; use --device cpu")
+    chosen = choose_device(device)
     if "WORLD_SIZE" not in os.environ:
-        yield World(device=torch.device(kind))
+        yield World(device=chosen)
         return
-    if kind == "cuda":
-        kind = f"cuda:{os.environ['LOCAL_RANK']}"
-        torch.cuda.set_device(torch.device(kind))
-    dist.init_process_group("nccl" if kind.startswith("cuda") else "gloo")
+    if chosen == torch.device("cuda"):
+        chosen = choose_device(f"cuda:{os.environ['LOCAL_RANK']}")
+        torch.cuda.set_device(chosen)
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     try:
-        yield World(device=torch.device(kind), rank=dist.get_rank(), size=dist.get_world_size())
+        yield World(device=chosen, rank=dist.get_rank(), size=dist.get_world_size())
     finally:
         dist.destroy_process_group()

@@ -171,6 +171,36 @@ def test_train_refuses_malformed_values(
     assert repr(value) in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+@pytest.mark.parametrize(
+    ("device", "status", "message"),
+    [
+        ("cuda", 3, "--device cuda: PyTorch finds no usable GPU here"),
+        ("cuda:1", 3, "--device cuda:1: PyTorch finds no usable GPU here"),
+        ("cpu:5", 3, "--device cpu:5: PyTorch finds only 1 of these here"),
+        ("mps", 3, "--device mps: PyTorch finds no usable GPU here"),
+        ("meta", 2, "--device meta: not a device to compute on"),
+        ("foo", 2, "--device foo: not a device to compute on"),
+    ],
+)
+def test_devices_that_are_not_there(
+    checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    device: str,
+    status: int,
+    message: str,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    first = [str(checkpoint)] if command == "evaluate" else ["--output", str(tmp_path / "run")]
+    assert main([command, *first, "--data", "shapes", "--device", device]) == status
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert message in line
+
+
 def test_evaluate_a_checkpoint(
     coco_folder: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
