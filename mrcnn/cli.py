@@ -2,10 +2,15 @@
 
 import argparse
 import importlib
+import io
 import os
+import signal
 import sys
-from collections.abc import Sequence
-from typing import Protocol, cast
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol, TextIO, cast
 
 from mrcnn import __version__
 from mrcnn.errors import MrcnnError, missing_package
@@ -38,6 +43,26 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command line and returns its exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    _prepare_streams()
+    try:
+        try:
+            with _terminable():
+                return _run(arguments)
+        finally:
+            sys.stdout.flush()  # here, since an error of the flush at exit could not be told in one line
+    except BrokenPipeError:
+        # The reader of our output went away.
+        _discard(sys.stdout)
+        return 141
+    except OSError as error:
+        if error.filename is not None:  # not one of writing to a stream: a bug of ours
+            raise
+        _discard(sys.stdout)
+        _complain(f"mrcnn: error: cannot write the output: {error.strerror or error}")
+        return 2
+
+
+def _run(arguments: Sequence[str]) -> int:
     if not arguments:
         _top_parser().print_help()
         return 2
@@ -47,15 +72,65 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return run_command(name, arguments[1:])
     except MrcnnError as error:
-        print(f"mrcnn {name}: error: {error}", file=sys.stderr)
+        _complain(f"mrcnn {name}: error: {error}")
         return error.exit_status
+    except _Terminated:
+        _complain(f"mrcnn {name}: terminated")
+        return 143
     except KeyboardInterrupt:
-        print(f"mrcnn {name}: interrupted", file=sys.stderr)
+        _complain(f"mrcnn {name}: interrupted")
         return 130
-    except BrokenPipeError:
-        # The reader of our output went away; what is left in the buffer must not raise again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    except MemoryError:
+        _complain(f"mrcnn {name}: error: not enough memory: use a smaller input, or fewer at a time")
+        return 2
+    except RecursionError:
+        _complain(f"mrcnn {name}: error: an input is nested too deeply to be read")
+        return 2
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM; handled as Ctrl-C is, so that temporary files are removed on the way out."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Inside the block SIGTERM raises `_Terminated`; only the main thread may arrange that."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _prepare_streams() -> None:
+    """Makes every character printable, and gives a stream that the caller closed somewhere to write to."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            # Open for the rest of the process, like the stream that it stands for.
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _discard(stream: TextIO) -> None:
+    """What is left in the stream's buffer must not raise again at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _complain(line: str) -> None:
+    """Prints an error where errors can be printed; the status tells it anyway."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError:
+        _discard(sys.stderr)
 
 
 def run_command(name: str, arguments: Sequence[str]) -> int:
