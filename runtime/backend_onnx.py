@@ -1,5 +1,7 @@
 """Runs an exported model on ONNX Runtime, after checking that the file is one of ours."""
 
+import mmap
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,11 @@ from mrcnn.description import Deployment
 from mrcnn.errors import MissingRequirementError, MrcnnError
 
 METADATA_KEY = "mrcnn"
+
+_NOT_AS_TOLD = "the graph's inputs or outputs are not those that its metadata tells: export it again"
+
+# How ONNX's protobuf names the file of a tensor stored elsewhere: field 1 (the key), 8 bytes, "location".
+_EXTERNAL_DATA = b"\n\x08location"
 
 
 class OnnxBackend:
@@ -25,12 +32,14 @@ class OnnxBackend:
         device: "cpu" or "cuda".
 
     Raises:
-        MrcnnError: the file is missing, damaged, or no model of this project.
+        MrcnnError: the file is missing, damaged, or no model of this project; in `run`: it fails, or its
+            outputs are not those of the contract.
         MissingRequirementError: CUDA was asked for and is not there.
     """
 
     def __init__(self, path: Path, *, device: str, threads: int | None) -> None:
         _check_file(path)
+        self._path = path
         self._session = _open_session(path, device=device, threads=threads)
         self.device = "cuda" if "CUDAExecutionProvider" in self._session.get_providers() else "cpu"
         try:
@@ -41,8 +50,36 @@ class OnnxBackend:
 
     def run(self, images: NDArray[Any], image_sizes: NDArray[np.int32]) -> dict[str, NDArray[Any]]:
         """The graph's outputs by name, for its two inputs (see ARCHITECTURE.md)."""
-        values = self._session.run(self._outputs, {"images": images, "image_sizes": image_sizes})
-        return dict(zip(self._outputs, values, strict=True))
+        try:
+            values = self._session.run(self._outputs, {"images": images, "image_sizes": image_sizes})
+        except Exception as error:  # ONNX Runtime's errors have no base class of their own
+            raise MrcnnError(f"{self._path}: ONNX Runtime cannot run it ({_reason(error)})") from error
+        outputs = dict(zip(self._outputs, values, strict=True))
+        if not _keep_contract(outputs, len(images), self.deployment):
+            raise MrcnnError(f"{self._path}: {_NOT_AS_TOLD}")
+        return outputs
+
+
+def _keep_contract(outputs: dict[str, Any], batch: int, deployment: Deployment) -> bool:
+    """Whether types, shapes and counts are those of ARCHITECTURE.md (the graph may declare none)."""
+    if not isinstance(outputs["scores"], np.ndarray) or outputs["scores"].ndim != 2:
+        return False
+    rows = (batch, outputs["scores"].shape[1])
+    expected: dict[str, tuple[type, tuple[int, ...]]] = {
+        "num_detections": (np.int32, (batch,)),
+        "boxes": (np.float32, (*rows, 4)),
+        "scores": (np.float32, rows),
+        "labels": (np.int32, rows),
+    }
+    if deployment.mask_size is not None:
+        expected["masks"] = (np.float32, (*rows, deployment.mask_size, deployment.mask_size))
+    for name, (dtype, shape) in expected.items():
+        value = outputs[name]
+        if not isinstance(value, np.ndarray) or value.dtype != dtype or value.shape != shape:
+            return False
+    count = outputs["num_detections"]
+    within = bool(((count >= 0) & (count <= rows[1])).all())
+    return within and bool(np.isfinite(outputs["scores"]).all())
 
 
 def _check_file(path: Path) -> None:
@@ -50,13 +87,25 @@ def _check_file(path: Path) -> None:
         with path.open("rb") as file:
             if not file.read(1):
                 raise MrcnnError(f"{path}: the file is empty")
-    except OSError as error:
-        raise MrcnnError(f"{path}: {error.strerror}") from error
+            # Weights in other files are not covered by what was validated; ONNX Runtime would open them.
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                if content.find(_EXTERNAL_DATA) >= 0:
+                    raise MrcnnError(f"{path}: its weights lie in another file: export it again")
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        raise MrcnnError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()).rpartition(" failed:")[2]
 
 
 def _open_session(path: Path, *, device: str, threads: int | None) -> Any:
+    # It would send its usage over the network. The variable counts when the package is imported for the
+    # first time, the call for where somebody did that before.
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     import onnxruntime
 
+    onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # problems arrive as exceptions; the log would print them once more
     options.intra_op_num_threads = threads or 0
@@ -69,9 +118,8 @@ def _open_session(path: Path, *, device: str, threads: int | None) -> Any:
     try:
         session = onnxruntime.InferenceSession(path, options, providers=providers)
     except Exception as error:  # ONNX Runtime's errors have no base class of their own
-        reason = " ".join(str(error).split()).rpartition(" failed:")[2]
         raise MrcnnError(
-            f"{path}: not a complete ONNX model that ONNX Runtime can load ({reason})"
+            f"{path}: not a complete ONNX model that ONNX Runtime can load ({_reason(error)})"
         ) from error
     if device == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
         raise MissingRequirementError(
@@ -98,7 +146,5 @@ def _deployment(session: Any) -> Deployment:
     expected = {"images": pixels, "image_sizes": "tensor(int32)"}
     found = {value.name: value.type for value in session.get_inputs()}
     if found != expected or not outputs <= {value.name for value in session.get_outputs()}:
-        raise MrcnnError(
-            "the graph's inputs or outputs are not those that its metadata tells: export it again"
-        )
+        raise MrcnnError(_NOT_AS_TOLD)
     return deployment

@@ -1,6 +1,7 @@
 """A graph of a few nodes that keeps the contract of exported models, so that the runtime is tested alone."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -107,7 +108,9 @@ def write_tiny_model(
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     if metadata is not None:
         deployment = Deployment(
-            description=DESCRIPTION,
+            description=DESCRIPTION
+            if masks
+            else replace(DESCRIPTION, architecture="fasterrcnn_resnet50_fpn"),
             height=height,
             width=width,
             batch=batch,

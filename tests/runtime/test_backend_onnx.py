@@ -1,6 +1,9 @@
 """Files that are no model of ours are refused in one line."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from mrcnn.errors import MissingRequirementError, MrcnnError
 from mrcnn.runtime.backend_onnx import OnnxBackend
@@ -95,3 +98,73 @@ def test_cuda_where_there_is_none(tiny_model: TinyModel) -> None:
     with pytest.raises(MissingRequirementError, match=r"pip install 'mrcnn\[gpu\]'"):
         open_model(tiny_model(), device="cuda")
     assert open_model(tiny_model(), device="auto").device == "cpu"
+
+
+def changed(path: Path, source: Path, change: Callable[[onnx.ModelProto], None]) -> Path:
+    model = onnx.load(source)
+    change(model)
+    onnx.save(model, path)
+    return path
+
+
+def constant(model: onnx.ModelProto, name: str, value: np.ndarray) -> None:
+    (old,) = (tensor for tensor in model.graph.initializer if tensor.name == name)
+    old.CopyFrom(numpy_helper.from_array(value, name))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("count", np.array([-1], np.int32)),
+        ("count", np.array([5], np.int32)),
+        ("falling", np.full(4, np.nan, np.float32)),
+        ("mask_row", np.zeros((4, 28, 29), np.float32)),
+        ("label_row", np.ones(1, np.int32)),
+    ],
+)
+def test_outputs_that_break_the_contract(
+    tiny_model: TinyModel, tmp_path: Path, name: str, value: np.ndarray
+) -> None:
+    def change(model: onnx.ModelProto) -> None:
+        constant(model, name, value)
+        if name == "mask_row":
+            constant(model, "mask_shape", np.array(value.shape))
+        if name == "label_row":
+            constant(model, "slots", np.array([3]))
+        for output in model.graph.output:
+            output.type.tensor_type.ClearField("shape")
+
+    backend = open_model(changed(tmp_path / "a.onnx", tiny_model(), change))
+    with pytest.raises(MrcnnError, match=r"a\.onnx: the graph's inputs or outputs are not those"):
+        backend.run(np.ones((1, 32, 64, 3), np.float32), np.full((1, 2), 32, np.int32))
+
+
+def test_a_graph_that_fails_is_one_line(tiny_model: TinyModel) -> None:
+    backend = open_model(tiny_model(batch=2))
+    with pytest.raises(MrcnnError, match=r"\.onnx: ONNX Runtime cannot run it \(.+\)$") as caught:
+        backend.run(np.ones((1, 32, 64, 3), np.float32), np.full((1, 2), 32, np.int32))
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_in_another_file_are_refused(tiny_model: TinyModel, tmp_path: Path) -> None:
+    path = tmp_path / "a.onnx"
+    onnx.save(
+        onnx.load(tiny_model()), path, save_as_external_data=True, location="weights.bin", size_threshold=0
+    )
+    assert (tmp_path / "weights.bin").exists()
+    assert refusal(path) == "its weights lie in another file: export it again"
+
+
+def test_nothing_is_sent_or_written_about_the_user(tiny_model: TinyModel, tmp_path: Path) -> None:
+    program = "import sys; from mrcnn.runtime import Runtime; Runtime(sys.argv[1]).warm_up()"
+    homes = {name: str(tmp_path) for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME")}
+    environment = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
+    done = subprocess.run(
+        [sys.executable, "-c", program, tiny_model()],
+        env=environment | homes,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert list(tmp_path.iterdir()) == []
