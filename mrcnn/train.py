@@ -32,6 +32,19 @@ _DEFAULT_ARCHITECTURE = "maskrcnn_mobilenet_v2_fpn"
 _DEFAULT_EPOCHS = 12
 _LR_PER_IMAGE = 0.0025  # torchvision's references: 0.02 for 8 images
 _SYNTHETIC_VALIDATION = 40  # images
+_LONGEST_SIDE = 4096  # of a synthetic image
+# Beyond these an argument is a slip, and what follows would end in an overflow or never.
+_MOST = {
+    "epochs": 1e6,
+    "iterations": 10**9,
+    "batch_size": 10**5,
+    "lr": 1e3,
+    "warmup": 10**9,
+    "rois_per_image": 10**5,
+    "seed": 2**63 - 1,
+    "workers": 1024,
+    "synthetic_images": 10**9,
+}
 _RECORDED = ("torch", "torchvision", "numpy")
 
 
@@ -103,6 +116,7 @@ def run(args: argparse.Namespace) -> int:
     from mrcnn.training.initialize import initialize
     from mrcnn.training.loop import Run, train
 
+    _check_ranges(args)
     if args.output.exists() and not args.output.is_dir():
         raise MrcnnError(f"--output {args.output}: is a file, but a folder is needed")
     if (args.output / "resume.pth").exists() and not args.resume:
@@ -194,13 +208,21 @@ def _datasets(args: argparse.Namespace, *, masks: bool) -> "tuple[DetectionDatas
     return data, validation
 
 
+def _check_ranges(args: argparse.Namespace) -> None:
+    for name, most in _MOST.items():
+        value, option = getattr(args, name), f"--{name.replace('_', '-')}"
+        if value is not None and not value <= most:  # NaN is not
+            raise MrcnnError(f"{option} must be at most {most:g} (got {value})")
+        if name in ("batch_size", "epochs", "synthetic_images") and value is not None and not value > 0:
+            raise MrcnnError(f"{option} must be positive (got {value})")
+    if max(args.synthetic_size) > _LONGEST_SIDE:
+        height, width = args.synthetic_size
+        raise MrcnnError(f"--synthetic-size must be at most {_LONGEST_SIDE} pixels (got {height}x{width})")
+
+
 def _options(args: argparse.Namespace, *, images: int) -> "TrainingOptions":
     from mrcnn.training.options import TrainingOptions
 
-    for name in ("batch_size", "epochs"):
-        value = getattr(args, name)
-        if value is not None and not value > 0:
-            raise MrcnnError(f"--{name.replace('_', '-')} must be positive (got {value})")
     epoch = max(1, round(images / args.batch_size))
     iterations = _given(args.iterations, max(1, round(_given(args.epochs, _DEFAULT_EPOCHS) * epoch)))
     return TrainingOptions(

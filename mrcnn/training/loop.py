@@ -26,6 +26,7 @@ from mrcnn.training.report import write_report
 from mrcnn.training.state import RunState
 
 _LEAST_SCALE = 1.0  # a float16 loss scale below this means that gradients overflow at any scale
+_ADVICE = "lower --lr, lengthen --warmup, or look for bad boxes in the data"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,6 +103,7 @@ def train(
             bar.update()
             bar.set_postfix_str(_shown(losses))
             if state.iteration % options.snapshot_every == 0 or state.iteration == options.iterations:
+                _check_weights(state)
                 state.seconds += time.perf_counter() - started
                 evaluation = None
                 if validation is not None:
@@ -179,18 +181,26 @@ def _step(
 
 
 def _check_finite(state: RunState, losses: Mapping[str, float]) -> None:
-    advice = "lower --lr, lengthen --warmup, or look for bad boxes in the data"
     where = f"training diverged at iteration {state.iteration + 1}"
     if not all(map(math.isfinite, losses.values())):
-        raise MrcnnError(f"{where}: the loss is not finite ({_shown(losses)}); {advice}")
+        raise MrcnnError(f"{where}: the loss is not finite ({_shown(losses)}); {_ADVICE}")
     if state.scaler.is_enabled():
         # Single overflows are expected in float16: the scaler skips the step and lowers the scale.
         if state.scaler.get_scale() < _LEAST_SCALE:
-            raise MrcnnError(f"{where}: gradients overflow at any loss scale; {advice}, or leave out --amp")
+            raise MrcnnError(f"{where}: gradients overflow at any loss scale; {_ADVICE}, or leave out --amp")
         return
     gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
     if not math.isfinite(float(torch.nn.utils.get_total_norm(gradients))):
-        raise MrcnnError(f"{where}: the gradient is not finite ({_shown(losses)}); {advice}")
+        raise MrcnnError(f"{where}: the gradient is not finite ({_shown(losses)}); {_ADVICE}")
+
+
+def _check_weights(state: RunState) -> None:
+    """Finite gradients can still overflow the weights, which must not replace those of the last snapshot."""
+    for name, values in state.model.state_dict().items():
+        if not bool(values.isfinite().all()):
+            raise MrcnnError(
+                f"training diverged by iteration {state.iteration}: {name} is not finite; {_ADVICE}"
+            )
 
 
 def _snapshot(

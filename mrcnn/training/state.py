@@ -2,6 +2,7 @@
 
 import dataclasses
 import pickle
+import types
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,18 @@ _FORMAT = "mrcnn-training-state"
 
 # Options that may differ when a run is resumed: they do not touch the steps already taken.
 _FREE = ("iterations", "workers", "snapshot_every")
+
+_KINDS: dict[str, type | types.UnionType] = {
+    "description": dict,
+    "options": dict,
+    "model": dict,
+    "optimizer": dict,
+    "scaler": dict,
+    "iteration": int,
+    "history": list,
+    "best_ap": float | None,
+    "seconds": float,
+}
 
 
 @dataclasses.dataclass
@@ -62,26 +75,44 @@ class RunState:
             MrcnnError: no such file, not such a file, or one of another model or of other options.
         """
         document = _read(path)
+        missing = [key for key, kind in _KINDS.items() if not isinstance(document.get(key), kind)]
+        if missing:
+            raise MrcnnError(f"{path}: is damaged: {', '.join(missing)} missing or of another type")
         if document["description"] != description.to_dict():
             raise MrcnnError(f"{path}: is of another model or other data; give the arguments of that run")
-        for name, value in dataclasses.asdict(options).items():
-            before = document["options"].get(name)
-            if name not in _FREE and before != value:
-                raise MrcnnError(
-                    f"{path}: that run has {name} {_shown(before)}, this one {_shown(value)}: "
-                    "give the same, or start anew without --resume"
-                )
-        self.model.load_state_dict(document["model"])
-        self.optimizer.load_state_dict(document["optimizer"])
-        self.scaler.load_state_dict(document["scaler"])
+        before, now = document["options"], dataclasses.asdict(options)
+        other = [name for name in now if name not in _FREE and before.get(name) != now[name]]
+        if other:
+            differences = ", ".join(
+                f"{name} {_shown(before.get(name))}, not {_shown(now[name])}" for name in other
+            )
+            given = " ".join(_argument(name, before.get(name)) for name in other)
+            raise MrcnnError(
+                f"{path}: that run has {differences}: give {given}, or start anew in another --output"
+            )
+        try:
+            self.model.load_state_dict(document["model"])
+            self.optimizer.load_state_dict(document["optimizer"])
+            self.scaler.load_state_dict(document["scaler"])
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            raise MrcnnError(f"{path}: is damaged: its weights or optimiser do not fit the model") from error
         self.iteration = document["iteration"]
         self.history = document["history"]
         self.best_ap = document["best_ap"]
         self.seconds = document["seconds"]
 
 
+def _argument(name: str, value: Any) -> str:
+    if name == "amp":
+        return "--amp" if value else "no --amp"
+    option = "lr" if name == "learning_rate" else name.replace("_", "-")
+    return f"--{option} {_shown(value)}"
+
+
 def _shown(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value)) or "''"
+    return str(value)
 
 
 def _read(path: Path) -> dict[str, Any]:

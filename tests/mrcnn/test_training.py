@@ -16,11 +16,13 @@ from mrcnn.data.synthetic import SyntheticDataset
 from mrcnn.description import ModelDescription, ResizeRule
 from mrcnn.errors import MrcnnError
 from mrcnn.models import build_model
+from mrcnn.training import loop
 from mrcnn.training.batches import BatchSampler, TrainingImages, load_batches, mix_seed
 from mrcnn.training.distributed import World
 from mrcnn.training.initialize import initialize
 from mrcnn.training.loop import Run, train
 from mrcnn.training.options import TrainingOptions
+from mrcnn.training.state import RunState
 
 CPU = World(device=torch.device("cpu"))
 DATA = SyntheticDataset("coins", length=6, size=(64, 64))
@@ -228,8 +230,12 @@ def test_what_cannot_be_resumed(tmp_path: Path) -> None:
     with pytest.raises(MrcnnError, match="there is nothing to resume"):
         run_training(tmp_path, resume=True)
     run_training(tmp_path, iterations=2)
-    with pytest.raises(MrcnnError, match=r"learning_rate 0\.01, this one 0\.5"):
+    with pytest.raises(MrcnnError, match=r"learning_rate 0\.01, not 0\.5: give --lr 0\.01,"):
         run_training(tmp_path, resume=True, learning_rate=0.5)
+    with pytest.raises(MrcnnError, match=r"steps 3, not 6: give --warmup 2 --steps 3, or start anew"):
+        run_training(tmp_path, resume=True, iterations=9, warmup=4, steps=(6,))
+    with pytest.raises(MrcnnError, match="amp False, not True: give no --amp, or"):
+        run_training(tmp_path, resume=True, amp=True)
     with pytest.raises(MrcnnError, match="the run has its 2 iterations"):
         run_training(tmp_path, resume=True, iterations=2)
     (tmp_path / "resume.pth").write_bytes((tmp_path / "resume.pth").read_bytes()[:1000])
@@ -238,6 +244,50 @@ def test_what_cannot_be_resumed(tmp_path: Path) -> None:
     torch.save({"model": {}}, tmp_path / "resume.pth")
     with pytest.raises(MrcnnError, match="is not a training state of `mrcnn train`"):
         run_training(tmp_path, resume=True)
+
+
+def test_a_finished_run_goes_on_with_its_own_steps(tmp_path: Path) -> None:
+    run_training(tmp_path, iterations=2)
+    assert run_training(tmp_path, resume=True, iterations=3)["iteration"] == 3
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *((key, None) for key in ("description", "options", "model", "optimizer", "scaler", "iteration")),
+        *(("history", 3), ("seconds", "1"), ("best_ap", "high")),
+        *(("model", {}), ("optimizer", {}), ("optimizer", {"state": {}, "param_groups": [3]})),
+    ],
+)
+def test_damaged_states(tmp_path: Path, key: str, value: Any) -> None:
+    path = tmp_path / "resume.pth"
+    model = build_model(DESCRIPTION)
+    state = RunState(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=1.0),
+        scaler=torch.amp.GradScaler("cpu", enabled=False),
+    )
+    state.save(path, description=DESCRIPTION, options=options())
+    state.restore(path, description=DESCRIPTION, options=options())
+    document = torch.load(path, weights_only=True)
+    torch.save({**document, key: value}, path)
+    with pytest.raises(MrcnnError, match=r"resume\.pth: is damaged: ") as caught:
+        state.restore(path, description=DESCRIPTION, options=options())
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_that_overflow_are_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = loop._step
+
+    def overflow(parallel: torch.nn.Module, *rest: Any) -> dict[str, float]:
+        losses = step(parallel, *rest)
+        next(parallel.parameters()).data.fill_(math.inf)
+        return losses
+
+    monkeypatch.setattr(loop, "_step", overflow)
+    with pytest.raises(MrcnnError, match=r"diverged by iteration 1: .* is not finite; lower --lr"):
+        run_training(tmp_path, snapshot_every=1)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_start_weights_of_another_number_of_classes() -> None:
