@@ -328,5 +328,7 @@ def test_real_annotations(coco_mini: Path) -> None:
 def test_sources_that_are_nothing() -> None:
     with pytest.raises(MrcnnError, match="neither a file nor one of coins, shapes"):
         open_dataset("nonsense")
+    with pytest.raises(MrcnnError, match="neither a file nor one of coins, shapes"):
+        open_dataset("x" * 300)
     with pytest.raises(MrcnnError, match="no meaning for the synthetic data"):
         open_dataset("coins", images="photos")
