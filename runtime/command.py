@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -45,21 +46,26 @@ def run(args: argparse.Namespace) -> int:
     from mrcnn.runtime.images import UnreadableError
     from mrcnn.runtime.runtime import Runtime
 
-    jobs = _jobs(args.inputs, args.output)
-    if not args.no_overlay:
-        _protect_inputs(jobs)
+    failed: list[dict[str, str]] = []
+    try:
+        jobs = _jobs(args.inputs, args.output, failed)
+        if not args.no_overlay:
+            _protect_inputs(jobs)
+    except (OSError, RuntimeError) as error:  # names that are too long, loops of links, no working folder
+        raise MrcnnError(str(error)) from error
+    # Of one named file the error itself is the answer; of a folder it is one of its files.
+    alone = len(args.inputs) == len(jobs) == 1 and jobs[0].path == args.inputs[0] and not failed
     _silence_pillow()
     with Runtime(args.model, device=args.device, threads=args.threads, min_score=args.score) as runtime:
-        results = _Results(runtime.class_names)
+        results = _Results(runtime.class_names, failed)
         try:
             for job in tqdm(jobs, unit="file", disable=None, leave=False):
                 try:
                     _process(runtime, job, None if args.no_overlay else job.overlay, results)
-                except UnreadableError as error:
-                    if len(jobs) == 1:
+                except MrcnnError as error:
+                    if alone and not (results.images and isinstance(error, UnreadableError)):
                         raise
-                    tqdm.write(f"mrcnn infer: {error}", file=sys.stderr)
-                    results.failed.append({"file": str(job.path), "error": str(error)})
+                    _report(results.failed, job.path, error)
         finally:
             # Also after Ctrl-C: what was found until then is whole, and worth keeping.
             if results.images:
@@ -82,10 +88,10 @@ class _Job(NamedTuple):
 class _Results:
     """What was found so far, in the form in which it is written."""
 
-    def __init__(self, class_names: Sequence[str]) -> None:
+    def __init__(self, class_names: Sequence[str], failed: list[dict[str, str]]) -> None:
         self.images: list[dict[str, Any]] = []
         self.detections: list[dict[str, Any]] = []
-        self.failed: list[dict[str, str]] = []
+        self.failed = failed
         self._categories = [{"id": label, "name": name} for label, name in enumerate(class_names)][1:]
 
     def add(self, path: Path, found: "Detections", *, frame: int | None = None) -> None:
@@ -113,8 +119,16 @@ class _Results:
         }
 
     def summary(self, folder: Path) -> str:
-        failed = f", {len(self.failed)} unreadable" if self.failed else ""
-        return f"{len(self.detections)} objects in {len(self.images)} images{failed}: see {folder}"
+        failed = f", {len(self.failed)} failed" if self.failed else ""
+        where = f": see {folder}" if self.images else ""
+        return f"{len(self.detections)} objects in {len(self.images)} images{failed}{where}"
+
+
+def _report(failed: list[dict[str, str]], path: Path, error: Exception) -> None:
+    from tqdm import tqdm
+
+    tqdm.write(f"mrcnn infer: {error}", file=sys.stderr)
+    failed.append({"file": str(path), "error": str(error)})
 
 
 def _process(runtime: "Runtime", job: _Job, overlay: Path | None, results: _Results) -> None:
@@ -126,9 +140,9 @@ def _process(runtime: "Runtime", job: _Job, overlay: Path | None, results: _Resu
 
     pixels = read_image(job.path)
     found = runtime.infer(pixels, color="rgb")
+    results.add(job.path, found)  # what was found is true also where the overlay cannot be written
     if overlay is not None:
         _write_picture(overlay, draw(pixels, found, color="rgb"))
-    results.add(job.path, found)
 
 
 def _process_video(runtime: "Runtime", path: Path, overlay: Path | None, results: _Results) -> None:
@@ -158,8 +172,8 @@ def _write_picture(path: Path, pixels: "RgbArray") -> None:
         Image.fromarray(pixels).save(temporary, quality=92)
 
 
-def _jobs(inputs: Sequence[Path], output: Path) -> list[_Job]:
-    """The files behind the arguments, each with an overlay name of its own.
+def _jobs(inputs: Sequence[Path], output: Path, failed: list[dict[str, str]]) -> list[_Job]:
+    """The files behind the arguments, each with an overlay name of its own; closed folders go to `failed`.
 
     Raises:
         MrcnnError: a folder has nothing to look at.
@@ -168,7 +182,7 @@ def _jobs(inputs: Sequence[Path], output: Path) -> list[_Job]:
 
     jobs: list[_Job] = []
     taken: set[Path] = set()
-    for path, name in _files(inputs, output):
+    for path, name in _files(inputs, output, failed):
         is_video = path.suffix.lower() in VIDEOS
         suffix = ".mp4" if is_video else ".jpg" if path.suffix.lower() in (".jpg", ".jpeg") else ".png"
         overlay, copies = name.with_suffix(suffix), 1
@@ -182,13 +196,14 @@ def _jobs(inputs: Sequence[Path], output: Path) -> list[_Job]:
 
 def _protect_inputs(jobs: Sequence[_Job]) -> None:
     """Raises MrcnnError where an overlay would replace an input."""
-    sources = {job.path.resolve() for job in jobs}
+    # Not Path.resolve, which raises where links lead in a circle.
+    sources = {os.path.realpath(job.path) for job in jobs}
     for job in jobs:
-        if job.overlay.resolve() in sources:
+        if os.path.realpath(job.overlay) in sources:
             raise MrcnnError(f"{job.overlay} would be overwritten: choose another folder for --output")
 
 
-def _files(inputs: Sequence[Path], output: Path) -> Iterator[tuple[Path, Path]]:
+def _files(inputs: Sequence[Path], output: Path, failed: list[dict[str, str]]) -> Iterator[tuple[Path, Path]]:
     """Each file, with its path relative to the folder that was named.
 
     Where the output folder lies inside that one, what it holds is no input.
@@ -200,10 +215,17 @@ def _files(inputs: Sequence[Path], output: Path) -> Iterator[tuple[Path, Path]]:
         if not path.is_dir():
             yield path, Path(path.name)
             continue
-        files = [f for f in sorted(path.rglob("*")) if f.suffix.lower() in IMAGES | VIDEOS and f.is_file()]
+        known = len(failed)
+
+        def closed(error: OSError) -> None:
+            line = MrcnnError(f"{error.filename}: {error.strerror}")
+            _report(failed, Path(error.filename), line)
+
+        found = [Path(folder, name) for folder, _, names in os.walk(path, onerror=closed) for name in names]
+        files = [f for f in sorted(found) if f.suffix.lower() in IMAGES | VIDEOS and f.exists()]
         if path.resolve() in output.resolve().parents:
             files = [f for f in files if output.resolve() not in f.resolve().parents]
-        if not files:
+        if not files and len(failed) == known:
             raise MrcnnError(f"{path}: no images or videos in this folder")
         yield from ((file, file.relative_to(path)) for file in files)
 

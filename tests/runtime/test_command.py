@@ -1,6 +1,9 @@
 """`mrcnn infer`, run as the command line runs it."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -119,7 +122,7 @@ def test_a_bad_file_is_reported_and_the_run_goes_on(
     assert len(lines) == 4
     for line, name in zip(lines, ["b.jpg", "c.mp4", "d.png", "missing.png"], strict=True):
         assert name in line
-    assert "4 objects in 2 images, 4 unreadable" in captured.out
+    assert "4 objects in 2 images, 4 failed" in captured.out
 
 
 @pytest.mark.parametrize("name", ["missing.png", "text.png", "text.mp4", "missing.mp4", "empty"])
@@ -234,7 +237,7 @@ def test_an_interrupted_run_keeps_whole_files_only(
     assert names(tmp_path / "video") == ["detections.json", "images.json"]
 
 
-def test_a_full_disk_stops_the_run(
+def test_overlays_that_cannot_be_written_are_reported(
     tiny_model: TinyModel, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in "ab":
@@ -244,6 +247,77 @@ def test_a_full_disk_stops_the_run(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", full)
-    assert infer(tiny_model(), tmp_path / "in", "--output", tmp_path / "out") == 2
+    assert infer(tiny_model(), tmp_path / "in", "--output", tmp_path / "out") == 1
     assert "a.png: No space left on device" in capsys.readouterr().err
-    assert names(tmp_path / "out") == []
+    assert names(tmp_path / "out") == ["detections.json", "images.json"]
+
+
+def test_a_folder_with_one_bad_picture(
+    tiny_model: TinyModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_text("hello")
+    assert infer(tiny_model(), tmp_path / "in", "--output", tmp_path / "out") == 1
+    assert capsys.readouterr().out == "0 objects in 0 images, 1 failed\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_name_that_is_too_long_for_its_overlay(tiny_model: TinyModel, tmp_path: Path) -> None:
+    write_image(tmp_path / "in" / "b.png")
+    long = write_image(tmp_path / "in" / "c.png").rename(tmp_path / "in" / ("a" * 251 + ".gif"))
+    equal = write_image(tmp_path / "in2" / "c.png").rename(tmp_path / "in2" / long.name)
+    # The second one would be called a…a-2.png: 257 characters.
+    assert infer(tiny_model(), long.parent, equal, "--output", tmp_path / "out") == 1
+    assert len(read_json(tmp_path / "out" / "images.json")["images"]) == 3
+    assert "b.png" in names(tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["long", "loop", "pipe"])
+def test_paths_that_are_no_files(
+    tiny_model: TinyModel, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    path = tmp_path / ("x" * 300 if kind == "long" else f"{kind}.png")
+    if kind == "loop":
+        path.symlink_to(path)
+    if kind == "pipe":
+        os.mkfifo(path)
+    assert infer(tiny_model(), path, "--output", tmp_path / "out") == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_folder_that_may_not_be_entered(
+    tiny_model: TinyModel, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Simulated, since the superuser may enter every folder.
+    write_image(tmp_path / "in" / "a.png")
+    write_image(tmp_path / "in" / "closed" / "b.png")
+    original = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return original(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert infer(tiny_model(), tmp_path / "in", "--output", tmp_path / "out") == 1
+    captured = capsys.readouterr()
+    assert "closed: Permission denied" in captured.err
+    assert captured.out.startswith("2 objects in 1 images, 1 failed: see ")
+
+
+def test_a_working_folder_that_is_gone(tiny_model: TinyModel, tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    write_image(tmp_path / "in" / "a.png")
+    program = (
+        "import os, sys; os.rmdir(os.getcwd()); from mrcnn.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    arguments = ["infer", str(tiny_model()), str(tmp_path / "in"), "--output", "out"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        cwd=tmp_path / "gone",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
