@@ -27,6 +27,11 @@ THRESHOLD = HALF = np.float32(0.5)
 # Columns of pixels that are worked on at a time, so that their arrays stay in the cache.
 _CHUNK = 1 << 12
 
+# Of one painted mask: 2 GiB, a byte each.
+_MAX_PIXELS = 1 << 31
+
+_FAR = np.float32(1 << 40)
+
 # Of one number in COCO's text: 30 bits. Longer ones overflow the 32 bits that pycocotools has for them.
 _MOST_CHARACTERS = 6
 
@@ -172,7 +177,8 @@ def _paste_windows(boxes: FloatArray, scale: float) -> tuple[IntArray, IntArray,
     """
     half = (boxes[:, 2:] - boxes[:, :2]) * HALF * np.float32(scale)
     centre = (boxes[:, 2:] + boxes[:, :2]) * HALF
-    low, high = (centre - half).astype(np.int64), (centre + half).astype(np.int64)
+    # Far outside of every image, yet within int64.
+    low, high = (np.clip(side, -_FAR, _FAR).astype(np.int64) for side in (centre - half, centre + half))
     size = np.maximum(high - low + 1, 1)
     return low[:, 0], low[:, 1], size[:, 0], size[:, 1]
 
@@ -237,7 +243,7 @@ def decode_rle(rle: CocoRle) -> BoolArray:
     """The mask (height, width) of one of COCO's RLE dictionaries, for example from a results file.
 
     Raises:
-        MrcnnError: the text is no run-length encoding of an image of that size.
+        MrcnnError: this is no such dictionary, or its text no run-length encoding of an image of that size.
     """
     bitmap: BoolArray = parse_rle(rle).bitmaps()[0]
     return bitmap
@@ -245,8 +251,14 @@ def decode_rle(rle: CocoRle) -> BoolArray:
 
 def parse_rle(rle: CocoRle) -> RunLengths:
     """The same mask as run lengths, checked, and cheap where its pixels are not needed. Raises the same."""
-    height, width = rle["size"]
-    counts = _decompress(rle["counts"])
+    size, text = (rle.get("size"), rle.get("counts")) if isinstance(rle, dict) else (None, None)
+    pair = isinstance(size, list | tuple) and len(size) == 2
+    if not (pair and all(type(side) is int and side > 0 for side in size) and isinstance(text, str)):
+        raise MrcnnError('an RLE must be {"size": [height, width], "counts": text}, as COCO has it')
+    height, width = size
+    if height * width > _MAX_PIXELS:
+        raise MrcnnError(f"an RLE of {height}x{width} pixels is too large to be painted")
+    counts = _decompress(text)
     if counts.min(initial=0) < 0 or counts.sum() != height * width:
         raise MrcnnError(f"this RLE does not describe a mask of {height}x{width} pixels")
     return RunLengths(counts=counts, offsets=np.array([0, len(counts)]), size=(height, width))

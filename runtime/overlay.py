@@ -47,12 +47,15 @@ def draw(image: ImageLike, detections: Detections, *, min_score: float = 0.0, co
         )
     # Scores fall along the list: drawn from the end, the surest come to lie on top.
     shown = [i for i in reversed(range(len(detections))) if detections.scores[i] >= min_score]
+    # OpenCV takes 32-bit numbers; whatever lies this far outside is not to be seen.
+    reach = (width, height, width, height)
+    shown_boxes = np.clip(detections.boxes, np.negative(reach) - 99, np.multiply(reach, 2) + 99)
     thickness = max(1, round(math.sqrt(height * width) / 500))
     if detections.mask_probs is not None:
         for index in shown:
             _draw_mask(canvas, detections, index, thickness)
     for index in shown:
-        x1, y1, x2, y2 = (round(side) for side in detections.boxes[index].tolist())
+        x1, y1, x2, y2 = (round(side) for side in shown_boxes[index].tolist())
         cv2.rectangle(canvas, (x1, y1), (x2, y2), instance_color(index), thickness)
     for index in shown:
         _draw_label(canvas, detections, index)

@@ -30,7 +30,7 @@ class Detections:
         mask_probs: (n, M, M) float32, probability of the object inside its box; None without masks.
 
     Raises:
-        MrcnnError: shapes disagree, a value is not finite, or a label has no name.
+        MrcnnError: types or shapes disagree, a value is not finite, or a label has no name.
     """
 
     boxes: FloatArray
@@ -41,6 +41,7 @@ class Detections:
     mask_probs: FloatArray | None = None
 
     def __post_init__(self) -> None:
+        self._convert()
         count = len(self.boxes)
         arrays: dict[str, tuple[NDArray[Any], tuple[int, ...]]] = {
             "boxes": (self.boxes, (count, 4)),
@@ -59,6 +60,29 @@ class Detections:
                 f"detections: labels must be 0…{len(self.class_names) - 1}, one per class name "
                 f"(got {self.labels.min()}…{self.labels.max()})"
             )
+
+    def _convert(self) -> None:
+        """Lists become arrays, and each array gets its documented type."""
+        for name in ("boxes", "scores", "labels", "mask_probs"):
+            value = getattr(self, name)
+            if value is None and name == "mask_probs":
+                continue
+            try:
+                array = np.asarray(value)
+            except ValueError as error:
+                raise MrcnnError(f"detections: {name} is no array ({error})") from error
+            kinds = "iu" if name == "labels" else "iuf"
+            if array.ndim == 0 or (array.size and array.dtype.kind not in kinds):
+                wanted = "whole numbers" if name == "labels" else "numbers"
+                raise MrcnnError(f"detections: {name} must be an array of {wanted} (got {array.dtype})")
+            dtype = np.int64 if name == "labels" else np.float32
+            object.__setattr__(self, name, array.astype(dtype, copy=False))
+        size = tuple(self.image_size) if isinstance(self.image_size, tuple | list) else ()
+        if len(size) != 2 or not all(isinstance(side, int | np.integer) and side > 0 for side in size):
+            raise MrcnnError(
+                f"detections: image_size must be (height, width) in pixels (got {self.image_size!r})"
+            )
+        object.__setattr__(self, "image_size", (int(size[0]), int(size[1])))
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -149,7 +173,12 @@ class Detections:
         Returns:
             per detection `image_id`, `category_id`, `bbox` (x, y, width, height in pixels), `score`, and
             with masks `segmentation` (RLE).
+
+        Raises:
+            MrcnnError: a label is missing in `category_ids`.
         """
+        if category_ids is not None and (missing := set(self.labels.tolist()) - set(category_ids)):
+            raise MrcnnError(f"category_ids has no entry for label {min(missing)}")
         sides = np.concatenate([self.boxes[:, :2], self.boxes[:, 2:] - self.boxes[:, :2]], axis=1)
         rows = zip(self.labels.tolist(), sides.tolist(), self.scores.tolist(), strict=True)
         results: list[dict[str, Any]] = [

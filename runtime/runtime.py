@@ -3,6 +3,7 @@
 import os
 from collections import defaultdict
 from collections.abc import Sequence
+from numbers import Real
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, TypeVar, overload
@@ -20,6 +21,9 @@ AnyImage = TypeVar("AnyImage", bound=ImageLike)
 
 # Images that a GPU works on together; a CPU is as fast with one, and one gives the same result each time.
 _GPU_BATCH = 8
+
+# More than any machine has cores; ONNX Runtime would start whatever number it is told.
+_MAX_THREADS = 1024
 
 
 class _Prepared(NamedTuple):
@@ -59,10 +63,12 @@ class Runtime:
     ) -> None:
         if device not in ("auto", "cpu", "cuda"):
             raise MrcnnError(f"device must be auto, cpu or cuda (got {device!r})")
-        if threads is not None and threads < 1:
-            raise MrcnnError(f"threads must be at least 1 (got {threads})")
-        if not 0 <= min_score <= 1:
-            raise MrcnnError(f"min_score must be between 0 and 1 (got {min_score})")
+        if not isinstance(path, str | os.PathLike):
+            raise MrcnnError(f"a model is given by its path (got {type(path).__name__})")
+        if threads is not None and (type(threads) is not int or not 1 <= threads <= _MAX_THREADS):
+            raise MrcnnError(f"threads must be at least 1 and at most {_MAX_THREADS} (got {threads!r})")
+        if not isinstance(min_score, Real) or not 0 <= min_score <= 1:
+            raise MrcnnError(f"min_score must be between 0 and 1 (got {min_score!r})")
         self._backend: OnnxBackend | None = _open_backend(Path(path), device=device, threads=threads)
         self._min_score = min_score
         self.deployment: Deployment = self._backend.deployment

@@ -1,5 +1,7 @@
 """Run lengths against torchvision's pasted masks and pycocotools' encoding."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -191,3 +193,26 @@ def test_rle_text_of_long_runs() -> None:
 def test_text_that_is_no_rle_is_refused(text: str) -> None:
     with pytest.raises(MrcnnError, match="does not describe a mask of 20x30 pixels"):
         decode_rle({"size": [20, 30], "counts": text})
+
+
+@pytest.mark.parametrize(
+    "rle",
+    [
+        None,
+        {},
+        [],
+        {"size": [20, 30]},
+        {"size": [20, 30], "counts": [600]},
+        {"size": [20, 30], "counts": b"h4"},
+        {"size": [20.0, 30], "counts": "h4"},
+        {"size": [-20, -30], "counts": "h4"},
+        {"size": [20, 30, 1], "counts": "h4"},
+        {"size": 600, "counts": "h4"},
+        {"size": [1 << 16, 1 << 16], "counts": "h4"},
+        {"size": [20, 30], "counts": "o" * 40 + "0"},
+        {"size": [20, 30], "counts": "ooooooooooooo0" * 3},
+    ],
+)
+def test_what_is_no_rle_is_refused(rle: Any) -> None:
+    with pytest.raises(MrcnnError, match="RLE"):
+        decode_rle(rle)

@@ -111,3 +111,11 @@ def test_neighbouring_colours_differ_and_stay_the_same() -> None:
 def test_detections_of_another_image_are_refused() -> None:
     with pytest.raises(MrcnnError, match=r"belong to an image of 40x30 pixels \(got 41x30\)"):
         draw(np.zeros((30, 41, 3), np.uint8), detections([[1, 1, 9, 9]], (30, 40)))
+
+
+@pytest.mark.parametrize("masks", [False, True])
+@pytest.mark.parametrize("far", [1e10, 1e30])
+def test_boxes_far_outside_are_clipped(far: float, masks: bool) -> None:
+    image = np.zeros((30, 40, 3), np.uint8)
+    boxes = [[-far, 5, far, 20], [far, far, far, far], [5, -far, 20, -far]]
+    assert draw(image, detections(boxes, (30, 40), masks=masks)).shape == image.shape

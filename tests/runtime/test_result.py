@@ -38,6 +38,15 @@ def detections(count: int = 3, **changes: object) -> Detections:
         ({"boxes": np.full((3, 4), np.nan, np.float32)}, "boxes has values that are not finite"),
         ({"labels": np.array([0, 1, 3])}, "labels must be 0…2, one per class name"),
         ({"labels": np.array([-1, 1, 2])}, "labels must be 0…2"),
+        ({"labels": np.array([1.0, 1.5, 2])}, r"labels must be an array of whole numbers \(got float64\)"),
+        ({"boxes": None}, r"boxes must be an array of numbers \(got object\)"),
+        ({"boxes": [[1, 2], [3]]}, "boxes is no array"),
+        ({"scores": ["a", "b", "c"]}, "scores must be an array of numbers"),
+        ({"mask_probs": 3.0}, "mask_probs must be an array of numbers"),
+        ({"image_size": (50,)}, r"image_size must be \(height, width\) in pixels \(got \(50,\)\)"),
+        ({"image_size": (0, 120)}, "image_size must be"),
+        ({"image_size": (50.5, 120)}, "image_size must be"),
+        ({"image_size": None}, "image_size must be"),
     ],
 )
 def test_what_does_not_fit_is_refused(changes: dict[str, object], message: str) -> None:
@@ -143,3 +152,15 @@ def test_missing_supervision_names_the_extra(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(sys.modules, "supervision", None)
     with pytest.raises(MissingRequirementError, match=r"pip install 'mrcnn\[bench\]'"):
         detections().to_supervision()
+
+
+def test_lists_become_arrays() -> None:
+    found = detections(1, boxes=[[1, 2, 3, 4]], scores=[0.5], labels=[2], image_size=[50, 120])
+    assert (found.boxes.dtype, found.scores.dtype, found.labels.dtype) == (np.float32, np.float32, np.int64)
+    assert found.image_size == (50, 120)
+    assert found.names == ["dog"]
+
+
+def test_a_label_without_category_is_named() -> None:
+    with pytest.raises(MrcnnError, match="category_ids has no entry for label 2"):
+        detections().to_coco(1, {1: 1})

@@ -204,7 +204,11 @@ def test_closed_runtime_is_refused(tiny_model: TinyModel) -> None:
     ("arguments", "message"),
     [
         ({"device": "gpu"}, r"device must be auto, cpu or cuda \(got 'gpu'\)"),
-        ({"threads": 0}, r"threads must be at least 1 \(got 0\)"),
+        ({"threads": 0}, r"threads must be at least 1 and at most 1024 \(got 0\)"),
+        ({"threads": 100_000}, r"threads must be at least 1 and at most 1024 \(got 100000\)"),
+        ({"threads": "2"}, r"threads must be .* \(got '2'\)"),
+        ({"min_score": "0.5"}, r"min_score must be between 0 and 1 \(got '0.5'\)"),
+        ({"min_score": float("nan")}, r"min_score must be between 0 and 1 \(got nan\)"),
         ({"min_score": 1.5}, r"min_score must be between 0 and 1 \(got 1.5\)"),
     ],
 )
@@ -220,6 +224,12 @@ def test_other_kinds_of_model(tmp_path: Path) -> None:
         Runtime(tmp_path / "ckpt.pth")
     with pytest.raises(MrcnnError, match=r"not an exported model, whose name ends in \.onnx"):
         Runtime(tmp_path / "model.bin")
+
+
+@pytest.mark.parametrize("path", [None, 5, b"model.onnx"])
+def test_a_path_must_be_one(path: Any) -> None:
+    with pytest.raises(MrcnnError, match="a model is given by its path"):
+        Runtime(path)
 
 
 @pytest.fixture(scope="module")
