@@ -1,7 +1,6 @@
 """`mrcnn bench`: how long the exported model takes, and its checkpoint in PyTorch, measured in turn."""
 
 import argparse
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,9 @@ EXAMPLES = """\
 
 # Memory grows with the size of the image, not with their number.
 _MEMORY_IMAGES = 4
+
+# What a desktop does by itself is less.
+_DISTURBING_CORES = 0.2
 
 NOT_MEASURED = (
     "reading files: each image's bytes are in memory before its round",
@@ -82,13 +84,13 @@ def measure_latency(
     import torch
 
     from mrcnn.benchmarks import memory, programs
+    from mrcnn.benchmarks.contention import OtherWork
     from mrcnn.benchmarks.report import available_cores
     from mrcnn.benchmarks.timing import percentiles_ms, speedup, take_turns
     from mrcnn.checkpoint import load_checkpoint
     from mrcnn.runtime import Runtime
 
     threads = threads or available_cores()
-    busy = _other_work(available_cores())
     skipped: list[dict[str, str]] = []
     images = [path for path, _ in read_images(images, skipped, progress="reading")]
     checkpoint = load_checkpoint(reference)
@@ -104,9 +106,10 @@ def measure_latency(
         threads_before = torch.get_num_threads()
         torch.set_num_threads(threads)
         data = [path.read_bytes() for path in images]
-        seconds = take_turns(contenders, data, repeats=repeats, warmup=warmup, progress="timing")
+        with OtherWork() as other_work:
+            seconds = take_turns(contenders, data, repeats=repeats, warmup=warmup, progress="timing")
         torch.set_num_threads(threads_before)
-        notes = [*programs.doubts(checkpoint, deployment), *busy]
+        notes = [*programs.doubts(checkpoint, deployment), *_busy(other_work.cores)]
     rle: dict[str, float] = {}
     if "rle" in seconds:
         rle = percentiles_ms(seconds["rle"]) | speedup(seconds["rle"], seconds["reference"])
@@ -125,18 +128,18 @@ def measure_latency(
         "reference_peak_rss_mb": memory.reference_peak_rss_mb(
             reference, deployment, images[:_MEMORY_IMAGES], threads=threads
         ),
+        "other_work_cores": other_work.cores,
         "not_measured": list(NOT_MEASURED),
         "notes": notes,
         "skipped": skipped,
     }
 
 
-def _other_work(cores: int) -> list[str]:
-    """A note, if other programs have kept the machine busy in the last minute."""
-    load = os.getloadavg()[0]
-    if load < cores / 2:
+def _busy(other_cores: float | None) -> list[str]:
+    """A note, if other programs have disturbed the measurement."""
+    if other_cores is None or other_cores < _DISTURBING_CORES:
         return []
-    return [f"the machine was busy when this began (load {load:.1f} on {cores} cores): doubt these times"]
+    return [f"other programs kept {other_cores:.1f} cores busy meanwhile: doubt these times"]
 
 
 def print_table(report: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mrcnn.benchmarks.agreement import ImageAgreement, Tolerances, compare, failures, summarise
 from mrcnn.benchmarks.arguments import add_programs_and_images, positive
 from mrcnn.benchmarks.images import image_files, read_images
+from mrcnn.errors import MrcnnError
 from mrcnn.files import atomic_path, write_json
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from mrcnn.benchmarks.report import document
 
+    if args.output is not None and args.output.exists() and not args.output.is_dir():
+        raise MrcnnError(f"--output {args.output}: is a file, but a folder is needed")
     tolerances = Tolerances(
         match_iou=args.match_iou,
         matched_share=args.min_matched,

@@ -144,6 +144,8 @@ def print_table(report: dict[str, Any], output: Path) -> None:
     for name, value in rows:
         print(f"  {name:<20} {value}")
     print(line)
+    for note in (*parity["notes"], *bench["notes"]):
+        print(f"note: {note}")
     print(f"the coins, drawn: {output / 'overlay.png'}    all figures: {output / 'report.json'}")
     print(
         "\nNow with a checkpoint of your own (a torchvision state dict will do):\n"

@@ -70,7 +70,8 @@ def test_the_demo_writes_its_files_and_fails_without_coins(
     monkeypatch.setattr(demo, "CHECKPOINT", exported.checkpoint)
     monkeypatch.setattr(demo, "_export", lambda model: shutil.copy(exported.model, model))
     monkeypatch.setattr(
-        "mrcnn.benchmarks.latency.measure_latency", lambda *_, **__: times | {"peak_rss_mb": None}
+        "mrcnn.benchmarks.latency.measure_latency",
+        lambda *_, **__: times | {"peak_rss_mb": None, "notes": []},
     )
     assert demo.run_demo(tmp_path) == 1
     output = capsys.readouterr()

@@ -85,7 +85,7 @@ def test_bad_images_are_skipped_and_the_status_tells(
     assert str(tmp_path / "bad.png") in output.err
 
 
-@pytest.mark.parametrize("what", ["model", "checkpoint", "images", "swapped"])
+@pytest.mark.parametrize("what", ["model", "checkpoint", "images", "swapped", "output"])
 def test_wrong_arguments_are_one_line(
     what: str, exported: Exported, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -96,9 +96,10 @@ def test_wrong_arguments_are_one_line(
         checkpoint = tmp_path / "none.pth"
     elif what == "images":
         images = tmp_path
-    else:
+    elif what == "swapped":
         model, checkpoint = checkpoint, model
-    command = ["parity", model, "--reference", checkpoint, "--images", images]
+    output_folder = photos / "a.png" if what == "output" else tmp_path
+    command = ["parity", model, "--reference", checkpoint, "--images", images, "--output", output_folder]
     assert main([*map(str, command)]) == 2
     output = capsys.readouterr()
     assert output.out == ""
