@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from torch import Tensor
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
@@ -20,6 +19,7 @@ from torchvision.models.detection.image_list import ImageList
 from mrcnn.description import Deployment
 from mrcnn.errors import MrcnnError
 from mrcnn.export.cut import cut, with_shapes
+from mrcnn.runtime.backend_onnx import import_onnxruntime
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -93,6 +93,7 @@ def _images(deployment: Deployment) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _run(model: bytes, inputs: Arrays) -> dict[str, np.ndarray]:
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -99,13 +99,19 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split()).rpartition(" failed:")[2]
 
 
-def _open_session(path: Path, *, device: str, threads: int | None) -> Any:
-    # It would send its usage over the network. The variable counts when the package is imported for the
-    # first time, the call for where somebody did that before.
+def import_onnxruntime() -> Any:
+    """The package onnxruntime, kept from sending its usage over the network."""
+    # The variable counts when the package is imported for the first time, the call for where somebody did
+    # that before.
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     import onnxruntime
 
     onnxruntime.disable_telemetry_events()
+    return onnxruntime
+
+
+def _open_session(path: Path, *, device: str, threads: int | None) -> Any:
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # problems arrive as exceptions; the log would print them once more
     options.intra_op_num_threads = threads or 0

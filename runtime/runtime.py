@@ -3,7 +3,6 @@
 import os
 from collections import defaultdict
 from collections.abc import Sequence
-from numbers import Real
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, TypeVar, overload
@@ -67,7 +66,7 @@ class Runtime:
             raise MrcnnError(f"a model is given by its path (got {type(path).__name__})")
         if threads is not None and (type(threads) is not int or not 1 <= threads <= _MAX_THREADS):
             raise MrcnnError(f"threads must be at least 1 and at most {_MAX_THREADS} (got {threads!r})")
-        if not isinstance(min_score, Real) or not 0 <= min_score <= 1:
+        if not _is_probability(min_score):
             raise MrcnnError(f"min_score must be between 0 and 1 (got {min_score!r})")
         self._backend: OnnxBackend | None = _open_backend(Path(path), device=device, threads=threads)
         self._min_score = min_score
@@ -178,6 +177,10 @@ class Runtime:
             image_size=(height, width),
             mask_probs=row["masks"][kept] if self.deployment.mask_size is not None else None,
         )
+
+
+def _is_probability(value: object) -> bool:
+    return isinstance(value, int | float | np.number) and bool(0 <= value <= 1)
 
 
 def _open_backend(path: Path, *, device: str, threads: int | None) -> OnnxBackend:
