@@ -34,7 +34,9 @@ def description(min_size: int = 800, max_size: int = 1333) -> ModelDescription:
 def deployment(
     height: int | None = None, width: int | None = None, *, min_size: int = 800, max_size: int = 1333
 ) -> Deployment:
-    return Deployment(description=description(min_size, max_size), height=height, width=width, batch=None)
+    return Deployment(
+        description=description(min_size, max_size), height=height, width=width, batch=None, mask_size=28
+    )
 
 
 def random_image(height: int, width: int, seed: int = 0) -> np.ndarray:
