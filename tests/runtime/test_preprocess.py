@@ -94,7 +94,7 @@ def assert_equals_transform(images: list[np.ndarray], rule: ModelDescription) ->
     )
     tensors = [torch.from_numpy(image).permute(2, 0, 1).float() / 255 for image in images]
     expected, _ = transform.eval()(tensors)
-    exported = Deployment(description=rule, height=None, width=None, batch=None)
+    exported = Deployment(description=rule, height=None, width=None, batch=None, mask_size=28)
     plans = [network_sizes(exported, image.shape[:2]) for image in images]
     assert [plan[0] for plan in plans] == expected.image_sizes
     padded = tuple(np.max([plan[1] for plan in plans], axis=0).tolist())
