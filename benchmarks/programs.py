@@ -15,8 +15,6 @@ from mrcnn.description import Deployment
 from mrcnn.runtime import Detections, Runtime, read_image
 
 if TYPE_CHECKING:
-    from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
-
     from mrcnn.checkpoint import Checkpoint
     from mrcnn.predictor import TorchPredictor
 
@@ -39,24 +37,7 @@ def load_reference(
         from mrcnn.benchmarks.fixed_input import FixedInputTransform
 
         model.transform = FixedInputTransform(deployment, (deployment.height, deployment.width)).eval()
-    _settle_strides(model)
     return TorchPredictor(model, deployment.description)
-
-
-def _settle_strides(model: "GeneralizedRCNN") -> None:
-    """Lets torchvision's RoI pooling see an image without padding first.
-
-    `MultiScaleRoIAlign` infers the strides of its feature maps from the height of the first image, unpadded,
-    and keeps them. Where that image is mostly padding the strides are wrong, for all images that follow.
-    """
-    import torch
-
-    side = 256
-    with torch.inference_mode():
-        features = model.backbone(torch.zeros(1, 3, side, side))
-        for pool in (model.roi_heads.box_roi_pool, model.roi_heads.mask_roi_pool):
-            if pool is not None:
-                pool(features, [torch.tensor([[0.0, 0.0, 8.0, 8.0]])], [(side, side)])
 
 
 def doubts(checkpoint: "Checkpoint", deployment: Deployment) -> tuple[str, ...]:

@@ -13,13 +13,11 @@ from torch import Tensor, nn
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from mrcnn.checkpoint import Checkpoint
-from mrcnn.description import LARGEST_SIDE, Deployment, ModelDescription, check_input
+from mrcnn.description import LARGEST_SIDE, METADATA_KEY, Deployment, ModelDescription, check_input
 from mrcnn.export import ops, stages
 from mrcnn.export.graph_builder import DOMAIN, IR_VERSION, OPSET, GraphBuilder
 from mrcnn.export.trace import BoxSegment, FeatureSegment, MaskSegment, trace
 from mrcnn.files import atomic_path
-
-METADATA_KEY = "mrcnn"
 
 # The network size that dynamic graphs are traced at; validation uses others.
 _TRACE_SIZE = (256, 320)

@@ -13,6 +13,7 @@ from mrcnn.errors import MrcnnError
 from mrcnn.strict import from_plain
 
 BACKGROUND = "__background__"
+METADATA_KEY = "mrcnn"  # under which an ONNX file holds its `Deployment`
 
 
 LARGEST_SIDE = 32 * 1024  # of an image in the network, in pixels
@@ -246,7 +247,7 @@ def check_input(resize: ResizeRule, *, height: int | None, width: int | None, ba
 
 @dataclass(frozen=True, kw_only=True)
 class Deployment:
-    """The document inside an ONNX file (metadata key `mrcnn`) and beside an engine.
+    """The document inside an ONNX file (metadata key `METADATA_KEY`) and beside an engine.
 
     Attributes:
         description: the model.

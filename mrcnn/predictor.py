@@ -30,6 +30,7 @@ class TorchPredictor:
         self._model = model.to(device)
         self._description = description
         self._device = torch.device(device)
+        _settle_strides(self._model, self._device)
 
     @torch.inference_mode()
     def infer(self, image: ImageLike, *, color: str = "bgr") -> Detections:
@@ -67,3 +68,18 @@ class TorchPredictor:
     def _tensor(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
         chw = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
         return chw.to(self._device).float() / 255
+
+
+@torch.inference_mode()
+def _settle_strides(model: GeneralizedRCNN, device: torch.device) -> None:
+    """Lets torchvision's RoI pooling see an image without padding first.
+
+    `MultiScaleRoIAlign` infers the strides of its feature maps from the height of the first image, unpadded,
+    and keeps them. Where that image is mostly padding the strides are wrong, for all images that follow.
+    """
+    side = 256
+    features = model.backbone(torch.zeros(1, 3, side, side, device=device))
+    box = torch.tensor([[0.0, 0.0, 8.0, 8.0]], device=device)
+    for pool in (model.roi_heads.box_roi_pool, model.roi_heads.mask_roi_pool):
+        if pool is not None:
+            pool(features, [box], [(side, side)])

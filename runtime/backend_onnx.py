@@ -8,10 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mrcnn.description import Deployment
+from mrcnn.description import METADATA_KEY, Deployment
 from mrcnn.errors import MissingRequirementError, MrcnnError
-
-METADATA_KEY = "mrcnn"
 
 _NOT_AS_TOLD = "the graph's inputs or outputs are not those that its metadata tells: export it again"
 

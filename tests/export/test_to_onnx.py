@@ -13,11 +13,11 @@ from torchvision.models import detection
 from torchvision.ops import FrozenBatchNorm2d
 
 from mrcnn.checkpoint import Checkpoint, load_checkpoint
-from mrcnn.description import AnchorRule, Deployment, Normalization, ProposalRule, RoiRule
+from mrcnn.description import METADATA_KEY, AnchorRule, Deployment, Normalization, ProposalRule, RoiRule
 from mrcnn.errors import MrcnnError
 from mrcnn.export import validate as validation
 from mrcnn.export.cut import with_shapes
-from mrcnn.export.to_onnx import METADATA_KEY, InputRule, export_onnx
+from mrcnn.export.to_onnx import InputRule, export_onnx
 from mrcnn.export.trace import fold_batch_norm
 from mrcnn.runtime.images import read_image
 from mrcnn.runtime.preprocess import make_batch, network_sizes

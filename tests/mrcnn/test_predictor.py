@@ -59,3 +59,11 @@ def test_a_model_without_masks() -> None:
     predictor = TorchPredictor(build_model(description).eval(), description)
     assert predictor.infer(IMAGE).mask_probs is None
     assert "masks" not in predictor.reference(IMAGE)
+
+
+def test_a_first_image_that_is_mostly_padding_does_not_set_the_strides() -> None:
+    model = build_model(DESCRIPTION).eval()
+    # 10x200 becomes 8x160 in a canvas of 32x160: torchvision would take 8 / 8 for the first level.
+    TorchPredictor(model, DESCRIPTION).infer(np.zeros((10, 200, 3), np.uint8))
+    for pool in (model.roi_heads.box_roi_pool, model.roi_heads.mask_roi_pool):
+        assert pool.scales == [0.25, 0.125, 0.0625, 0.03125]
