@@ -1,0 +1,84 @@
+"""The C interface of the kernels for ctypes: the structs and functions of `roi_align.h` and `nms.h`.
+
+The headers say what every field and function means; a test compares names, order and sizes with them.
+"""
+
+import ctypes
+from ctypes import POINTER, Structure, c_char_p, c_float, c_int32, c_size_t, c_void_p
+
+OK, INVALID_ARGUMENT, CUDA_ERROR, NOT_BUILT = range(4)  # MrcnnStatus
+FLOAT32, FLOAT16 = range(2)  # MrcnnType
+LINEAR, CHANNELS_LAST = range(2)  # MrcnnLayout
+AVG, MAX = range(2)  # MrcnnPoolMode
+
+MAX_LEVELS = 8
+
+
+class FeatureLevel(Structure):
+    """`MrcnnFeatureLevel`."""
+
+    _fields_ = (
+        ("data", c_void_p),
+        ("height", c_int32),
+        ("width", c_int32),
+        ("spatial_scale", c_float),
+    )
+
+
+class RoIAlignParams(Structure):
+    """`MrcnnRoIAlignParams`."""
+
+    _fields_ = (
+        ("batch", c_int32),
+        ("channels", c_int32),
+        ("rois_per_image", c_int32),
+        ("output_size", c_int32),
+        ("sampling_ratio", c_int32),
+        ("aligned", c_int32),
+        ("mode", c_int32),
+        ("type", c_int32),
+        ("feature_layout", c_int32),
+        ("output_layout", c_int32),
+        ("canonical_size", c_float),
+        ("canonical_level", c_int32),
+        ("num_levels", c_int32),
+        ("levels", FeatureLevel * MAX_LEVELS),
+    )
+
+
+class NMSParams(Structure):
+    """`MrcnnNMSParams`."""
+
+    _fields_ = (
+        ("batch", c_int32),
+        ("candidates", c_int32),
+        ("max_output", c_int32),
+        ("iou_threshold", c_float),
+        ("score_threshold", c_float),
+    )
+
+
+# Pointers to arrays are addresses, so that memory of a GPU can be passed as well as NumPy's.
+_ROI_ALIGN, _NMS = POINTER(RoIAlignParams), POINTER(NMSParams)
+FUNCTIONS: dict[str, tuple[type, tuple[type, ...]]] = {
+    "mrcnnLastError": (c_char_p, ()),
+    "mrcnnBuildInfo": (c_char_p, ()),
+    "mrcnnRoIAlignCpu": (c_int32, (_ROI_ALIGN, c_void_p, c_void_p)),
+    "mrcnnRoIAlignCuda": (c_int32, (_ROI_ALIGN, c_void_p, c_void_p, c_void_p)),
+    "mrcnnRoIAlignLevelThresholds": (c_int32, (_ROI_ALIGN, c_void_p)),
+    "mrcnnNMSCpu": (c_int32, (_NMS, *[c_void_p] * 5)),
+    "mrcnnNMSCudaWorkspace": (c_int32, (_NMS, POINTER(c_size_t))),
+    "mrcnnNMSCuda": (c_int32, (_NMS, *[c_void_p] * 6, c_size_t, c_void_p)),
+}
+
+
+def declare(library: ctypes.CDLL) -> None:
+    """Tells ctypes the functions' types.
+
+    Raises:
+        AttributeError: the library lacks one of them.
+    """
+    for name, (result, arguments) in FUNCTIONS.items():
+        function = getattr(library, name)
+        function.restype = result
+        function.argtypes = arguments

@@ -1,0 +1,276 @@
+"""The kernels from Python: NumPy arrays on the CPU, addresses on a GPU."""
+
+import ctypes
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mrcnn.errors import MissingRequirementError, MrcnnError
+from mrcnn.plugins import interface
+
+LIBRARIES = Path(__file__).resolve().parent / "lib"
+
+Layout = Literal["linear", "channels_last"]
+_LAYOUTS = {"linear": interface.LINEAR, "channels_last": interface.CHANNELS_LAST}
+_TYPES = {np.dtype(np.float32): interface.FLOAT32, np.dtype(np.float16): interface.FLOAT16}
+_MODES = {"avg": interface.AVG, "max": interface.MAX}
+
+
+class KernelError(MrcnnError):
+    """A kernel refused its arguments, or the GPU refused the kernel; the message is the library's."""
+
+
+def kernels_path() -> Path:
+    """Where the library of the kernels is, or would be if it had been built."""
+    return LIBRARIES / "libmrcnn_kernels.so"
+
+
+def plugins_path() -> Path:
+    """Where the library of TensorRT plugins is, or would be if it had been built."""
+    return LIBRARIES / "libmrcnn_plugins.so"
+
+
+class Kernels:
+    """The functions of one library, `libmrcnn_kernels.so` or `libmrcnn_plugins.so`; may be shared by threads.
+
+    Args:
+        path: the library; None for the one that was installed with this package.
+
+    Raises:
+        MissingRequirementError: it was not built, or cannot be loaded on this machine.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        path = path or kernels_path()
+        if not path.is_file():
+            raise MissingRequirementError(
+                f"the native kernels are not built ({path} is missing): `mrcnn doctor` says what they need"
+            )
+        try:
+            self._library = ctypes.CDLL(str(path))
+            interface.declare(self._library)
+        except (OSError, AttributeError) as error:
+            raise MissingRequirementError(
+                f"{path} cannot be loaded here: build it again ({' '.join(str(error).split())})"
+            ) from error
+
+    @property
+    def build_info(self) -> str:
+        """The library's version and what it was compiled for: "mrcnn 0.1.0, CPU, CUDA 13.0 sm_90"."""
+        return str(self._library.mrcnnBuildInfo().decode())
+
+    def roi_align(
+        self,
+        features: Sequence[NDArray[Any]],
+        rois: NDArray[np.float32],
+        *,
+        output_size: int,
+        spatial_scales: Sequence[float],
+        sampling_ratio: int = 2,
+        aligned: bool = False,
+        mode: Literal["avg", "max"] = "avg",
+        canonical_size: float = 224,
+        canonical_level: int = 4,
+    ) -> NDArray[Any]:
+        """Pools RoIs from the levels of a pyramid, on the CPU; see `roi_align/README.md`.
+
+        Args:
+            features: per level (B, C, H, W) float32 or float16, finest first.
+            rois: (B, R, 4) float32 xyxy in pixels of the image.
+            spatial_scales: per level, its size relative to the image.
+
+        Returns:
+            (B * R, C, output_size, output_size) of the features' type.
+
+        Raises:
+            KernelError: an argument that the contract forbids.
+        """
+        arrays = [np.ascontiguousarray(level) for level in features]
+        rois = np.ascontiguousarray(rois, np.float32)
+        params = roi_align_params(
+            shapes=[array.shape for array in arrays],
+            rois_shape=rois.shape,
+            dtype=arrays[0].dtype if arrays else np.dtype(np.float32),
+            addresses=[array.ctypes.data for array in arrays],
+            output_size=output_size,
+            spatial_scales=spatial_scales,
+            sampling_ratio=sampling_ratio,
+            aligned=aligned,
+            mode=mode,
+            canonical_size=canonical_size,
+            canonical_level=canonical_level,
+        )
+        if any(array.dtype != arrays[0].dtype for array in arrays):
+            raise KernelError("RoIAlign: the feature levels must have one type")
+        rows = params.batch * params.rois_per_image
+        output = np.empty((rows, params.channels, max(output_size, 0), max(output_size, 0)), arrays[0].dtype)
+        self.roi_align_cpu(params, rois.ctypes.data, output.ctypes.data)
+        return output
+
+    def nms(
+        self,
+        boxes: NDArray[np.float32],
+        scores: NDArray[np.float32],
+        group: NDArray[np.int32],
+        *,
+        iou_threshold: float,
+        score_threshold: float,
+        max_output: int,
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Non-maximum suppression per image and group, on the CPU; see `nms/README.md`.
+
+        Args:
+            boxes: (B, N, 4) float32 xyxy; scores: (B, N) float32; group: (B, N) int32.
+
+        Returns:
+            indices (B, max_output) int32, best first and 0 past the count, and count (B,) int32.
+
+        Raises:
+            KernelError: an argument that the contract forbids.
+        """
+        boxes = np.ascontiguousarray(boxes, np.float32)
+        scores = np.ascontiguousarray(scores, np.float32)
+        group = np.ascontiguousarray(group, np.int32)
+        if boxes.ndim != 3 or boxes.shape[2] != 4 or not boxes.shape[:2] == scores.shape == group.shape:
+            raise KernelError(
+                f"NMS: boxes, scores and group must be (B, N, 4), (B, N) and (B, N) "
+                f"(got {boxes.shape}, {scores.shape} and {group.shape})"
+            )
+        params = interface.NMSParams(*boxes.shape[:2], max_output, iou_threshold, score_threshold)
+        indices = np.empty((params.batch, max(max_output, 0)), np.int32)
+        count = np.empty(params.batch, np.int32)
+        self.nms_cpu(
+            params, *(array.ctypes.data for array in (boxes, scores, group, indices, count))
+        )
+        return indices, count
+
+    # The functions of the C interface; addresses instead of arrays. Each raises KernelError.
+
+    def roi_align_cpu(self, params: interface.RoIAlignParams, rois: int, output: int) -> None:
+        """`mrcnnRoIAlignCpu`."""
+        self._check(self._library.mrcnnRoIAlignCpu(params, rois, output))
+
+    def roi_align_cuda(self, params: interface.RoIAlignParams, rois: int, output: int, stream: int) -> None:
+        """`mrcnnRoIAlignCuda`; `stream` is a cudaStream_t."""
+        self._check(self._library.mrcnnRoIAlignCuda(params, rois, output, stream))
+
+    def level_thresholds(self, params: interface.RoIAlignParams) -> NDArray[np.float32]:
+        """`mrcnnRoIAlignLevelThresholds`: (num_levels - 1,)."""
+        thresholds = np.zeros(interface.MAX_LEVELS, np.float32)
+        self._check(self._library.mrcnnRoIAlignLevelThresholds(params, thresholds.ctypes.data))
+        return thresholds[: params.num_levels - 1]
+
+    def nms_cpu(
+        self, params: interface.NMSParams, boxes: int, scores: int, group: int, indices: int, count: int
+    ) -> None:
+        """`mrcnnNMSCpu`."""
+        self._check(self._library.mrcnnNMSCpu(params, boxes, scores, group, indices, count))
+
+    def nms_cuda_workspace(self, params: interface.NMSParams) -> int:
+        """`mrcnnNMSCudaWorkspace`: bytes."""
+        size = ctypes.c_size_t()
+        self._check(self._library.mrcnnNMSCudaWorkspace(params, size))
+        return size.value
+
+    def nms_cuda(
+        self,
+        params: interface.NMSParams,
+        boxes: int,
+        scores: int,
+        group: int,
+        indices: int,
+        count: int,
+        workspace: int,
+        workspace_bytes: int,
+        stream: int,
+    ) -> None:
+        """`mrcnnNMSCuda`; `stream` is a cudaStream_t."""
+        self._check(
+            self._library.mrcnnNMSCuda(
+                params, boxes, scores, group, indices, count, workspace, workspace_bytes, stream
+            )
+        )
+
+    def _check(self, status: int) -> None:
+        if status != interface.OK:
+            raise KernelError(self._library.mrcnnLastError().decode(errors="replace"))
+
+
+@lru_cache(maxsize=1)
+def installed_kernels() -> Kernels:
+    """The kernels that were built with this package, loaded once.
+
+    Raises:
+        MissingRequirementError: they were not built.
+    """
+    return Kernels()
+
+
+def roi_align_params(
+    *,
+    shapes: Sequence[tuple[int, ...]],
+    rois_shape: tuple[int, ...],
+    dtype: "np.dtype[Any]",
+    addresses: Sequence[int],
+    output_size: int,
+    spatial_scales: Sequence[float],
+    sampling_ratio: int,
+    aligned: bool,
+    mode: Literal["avg", "max"],
+    canonical_size: float,
+    canonical_level: int,
+    feature_layout: Layout = "linear",
+    output_layout: Layout = "linear",
+) -> interface.RoIAlignParams:
+    """The parameters of a call.
+
+    Args:
+        shapes: per level the logical (B, C, H, W), whatever the layout.
+        addresses: per level where its data begins, in the memory of the CPU or the GPU.
+
+    Raises:
+        KernelError: shapes that do not belong together.
+    """
+    if not 1 <= len(shapes) <= interface.MAX_LEVELS or not len(shapes) == len(addresses) == len(spatial_scales):
+        raise KernelError(
+            f"RoIAlign: expected 1 to {interface.MAX_LEVELS} levels, and a scale for each "
+            f"(got {len(shapes)} levels and {len(spatial_scales)} scales)"
+        )
+    if dtype not in _TYPES:
+        raise KernelError(f"RoIAlign: features must be float32 or float16 (got {dtype})")
+    if mode not in _MODES:
+        raise KernelError(f"RoIAlign: mode must be avg or max (got {mode!r})")
+    batch, channels = shapes[0][:2]
+    if any(len(shape) != 4 or shape[:2] != (batch, channels) for shape in shapes):
+        raise KernelError(f"RoIAlign: the levels must be (B, C, H, W) with one B and C (got {list(shapes)})")
+    if len(rois_shape) != 3 or rois_shape[0] != batch or rois_shape[2] != 4:
+        raise KernelError(f"RoIAlign: rois must be (B, R, 4) with B = {batch} (got {rois_shape})")
+    params = interface.RoIAlignParams(
+        batch=batch,
+        channels=channels,
+        rois_per_image=rois_shape[1],
+        output_size=output_size,
+        sampling_ratio=sampling_ratio,
+        aligned=int(aligned),
+        mode=_MODES[mode],
+        type=_TYPES[dtype],
+        feature_layout=_LAYOUTS[feature_layout],
+        output_layout=_LAYOUTS[output_layout],
+        canonical_size=canonical_size,
+        canonical_level=canonical_level,
+        num_levels=len(shapes),
+    )
+    for i, ((_, _, height, width), address, scale) in enumerate(
+        zip(shapes, addresses, spatial_scales, strict=True)
+    ):
+        params.levels[i] = interface.FeatureLevel(address, height, width, scale)
+    return params
+
+
+def stored_channels(channels: int, dtype: "np.dtype[Any]", layout: Layout) -> int:
+    """Channels that a pixel occupies in memory: float16 channels-last is padded to a multiple of 8."""
+    return -(-channels // 8) * 8 if layout == "channels_last" and dtype == np.float16 else channels

@@ -1,0 +1,201 @@
+#include "roi_align/roi_align_trt.h"
+
+#include "common/error.h"
+#include "common/trt_tensors.h"
+#include "roi_align/roi_align_check.h"
+
+namespace mrcnn {
+namespace {
+
+using nvinfer1::DataType;
+using nvinfer1::PluginFieldType;
+using nvinfer1::PluginTensorDesc;
+using nvinfer1::TensorFormat;
+
+// What the attributes say; sizes, types and data are left at zero.
+MrcnnRoIAlignParams base_params(const RoIAlignOp::Attributes& attributes) {
+    MrcnnRoIAlignParams params = {};
+    params.output_size = attributes.output_size;
+    params.sampling_ratio = attributes.sampling_ratio;
+    params.aligned = attributes.aligned;
+    params.mode = attributes.mode == "max" ? MRCNN_MAX : MRCNN_AVG;
+    params.canonical_size = attributes.canonical_size;
+    params.canonical_level = attributes.canonical_level;
+    params.num_levels = static_cast<std::int32_t>(attributes.spatial_scales.size());
+    for (std::size_t i = 0; i < attributes.spatial_scales.size(); ++i) {
+        params.levels[i].spatial_scale = attributes.spatial_scales[i];
+    }
+    return params;
+}
+
+// The channels-last format that TensorRT has for each type.
+TensorFormat channels_last(DataType type) {
+    return type == DataType::kHALF ? TensorFormat::kHWC8 : TensorFormat::kHWC;
+}
+
+bool is_feature_type(DataType type) { return type == DataType::kFLOAT || type == DataType::kHALF; }
+
+bool is_feature_format(const PluginTensorDesc& tensor) {
+    return tensor.format == TensorFormat::kLINEAR || tensor.format == channels_last(tensor.type);
+}
+
+void require_rank(const char* name, const nvinfer1::DimsExprs& dims, std::int32_t rank) {
+    if (dims.nbDims != rank) {
+        throw PluginError(std::string(name) + " must have " + std::to_string(rank) + " dimensions (got " +
+                          std::to_string(dims.nbDims) + ")");
+    }
+}
+
+void require_equal(const char* what, const nvinfer1::IDimensionExpr* a, const nvinfer1::IDimensionExpr* b) {
+    if (a->isConstant() && b->isConstant() && a->getConstantValue() != b->getConstantValue()) {
+        throw PluginError(std::string(what) + " differ: " + std::to_string(a->getConstantValue()) + " and " +
+                          std::to_string(b->getConstantValue()));
+    }
+}
+
+void check_features(const RoIAlignOp::Attributes& attributes, const PluginTensorDesc* inputs) {
+    const PluginTensorDesc& first = inputs[0];
+    for (std::size_t i = 0; i < attributes.spatial_scales.size(); ++i) {
+        const std::string name = "feature level " + std::to_string(i);
+        const PluginTensorDesc& level = inputs[i];
+        require_dims(name.c_str(), level.dims, {-1, -1, -1, -1});
+        if (!is_feature_type(level.type)) throw PluginError(name + " must be FP32 or FP16");
+        if (!is_feature_format(level)) throw PluginError(name + " must be linear or channels last");
+        if (level.type != first.type || level.format != first.format) {
+            throw PluginError(name + " must have the type and format of level 0");
+        }
+        if (level.dims.d[0] != first.dims.d[0] || level.dims.d[1] != first.dims.d[1]) {
+            throw PluginError(name + " must have the batch and channels of level 0 (got " + to_string(level.dims) +
+                              " and " + to_string(first.dims) + ")");
+        }
+        if (level.dims.d[1] < 1 || level.dims.d[2] < 1 || level.dims.d[3] < 1) {
+            throw PluginError(name + " must not be empty (got " + to_string(level.dims) + ")");
+        }
+    }
+}
+
+}  // namespace
+
+Fields RoIAlignOp::field_names() {
+    return {{"output_size", nullptr, PluginFieldType::kINT32, 1},
+            {"sampling_ratio", nullptr, PluginFieldType::kINT32, 1},
+            {"aligned", nullptr, PluginFieldType::kINT32, 1},
+            {"mode", nullptr, PluginFieldType::kCHAR, 1},
+            {"spatial_scales", nullptr, PluginFieldType::kFLOAT32, 1},
+            {"canonical_size", nullptr, PluginFieldType::kFLOAT32, 1},
+            {"canonical_level", nullptr, PluginFieldType::kINT32, 1}};
+}
+
+RoIAlignOp::Attributes RoIAlignOp::read(FieldReader& reader) {
+    Attributes attributes;
+    attributes.output_size = reader.integer("output_size");
+    attributes.sampling_ratio = reader.integer("sampling_ratio");
+    attributes.aligned = reader.integer("aligned");
+    attributes.mode = reader.text("mode");
+    attributes.spatial_scales = reader.reals("spatial_scales");
+    attributes.canonical_size = reader.real("canonical_size");
+    attributes.canonical_level = reader.integer("canonical_level");
+    if (attributes.mode != "avg" && attributes.mode != "max") {
+        throw PluginError("attribute 'mode' must be avg or max (got '" + attributes.mode.substr(0, 40) + "')");
+    }
+    if (attributes.spatial_scales.size() > MRCNN_MAX_LEVELS) {
+        throw PluginError("attribute 'spatial_scales' must name at most " + std::to_string(MRCNN_MAX_LEVELS) +
+                          " levels (got " + std::to_string(attributes.spatial_scales.size()) + ")");
+    }
+    if (check_attributes(base_params(attributes)) != MRCNN_OK) throw PluginError(mrcnnLastError());
+    return attributes;
+}
+
+Fields RoIAlignOp::fields(const Attributes& attributes) {
+    return {field("output_size", &attributes.output_size),
+            field("sampling_ratio", &attributes.sampling_ratio),
+            field("aligned", &attributes.aligned),
+            field("mode", &attributes.mode),
+            field("spatial_scales", &attributes.spatial_scales),
+            field("canonical_size", &attributes.canonical_size),
+            field("canonical_level", &attributes.canonical_level)};
+}
+
+std::int32_t RoIAlignOp::inputs(const Attributes& attributes) {
+    return static_cast<std::int32_t>(attributes.spatial_scales.size()) + 1;
+}
+
+std::vector<DataType> RoIAlignOp::output_types(const Attributes& attributes, const DataType* inputs) {
+    const std::size_t levels = attributes.spatial_scales.size();
+    for (std::size_t i = 0; i < levels; ++i) {
+        if (!is_feature_type(inputs[i]) || inputs[i] != inputs[0]) {
+            throw PluginError("the feature levels must all be FP32, or all FP16");
+        }
+    }
+    require_type("rois", inputs[levels], DataType::kFLOAT, "FP32");
+    return {inputs[0]};
+}
+
+void RoIAlignOp::output_shapes(const Attributes& attributes, const nvinfer1::DimsExprs* inputs,
+                               nvinfer1::DimsExprs* outputs, nvinfer1::IExprBuilder& builder) {
+    const std::size_t levels = attributes.spatial_scales.size();
+    const nvinfer1::DimsExprs& rois = inputs[levels];
+    require_rank("rois", rois, 3);
+    require_equal("the last dimension of rois and the coordinates of a box", rois.d[2], builder.constant(4));
+    for (std::size_t i = 0; i < levels; ++i) {
+        require_rank(("feature level " + std::to_string(i)).c_str(), inputs[i], 4);
+        require_equal("the batches of features and rois", inputs[i].d[0], rois.d[0]);
+        require_equal("the channels of the feature levels", inputs[i].d[1], inputs[0].d[1]);
+    }
+    outputs[0].nbDims = 4;
+    outputs[0].d[0] = builder.operation(nvinfer1::DimensionOperation::kPROD, *rois.d[0], *rois.d[1]);
+    outputs[0].d[1] = inputs[0].d[1];
+    outputs[0].d[2] = outputs[0].d[3] = builder.constant(attributes.output_size);
+}
+
+bool RoIAlignOp::supports(const Attributes& attributes, std::int32_t position,
+                          const nvinfer1::DynamicPluginTensorDesc* tensors) {
+    const auto levels = static_cast<std::int32_t>(attributes.spatial_scales.size());
+    const PluginTensorDesc& tensor = tensors[position].desc;
+    const PluginTensorDesc& first = tensors[0].desc;
+    if (position == levels) return is_linear(tensor, DataType::kFLOAT);
+    if (position == 0) return is_feature_type(tensor.type) && is_feature_format(tensor);
+    if (position > levels) return is_linear(tensor, first.type) || (tensor.type == first.type && tensor.format == first.format);
+    return tensor.type == first.type && tensor.format == first.format;
+}
+
+void RoIAlignOp::check(const Attributes& attributes, const PluginTensorDesc* inputs,
+                       const PluginTensorDesc* outputs) {
+    check_features(attributes, inputs);
+    const PluginTensorDesc& first = inputs[0];
+    const PluginTensorDesc& rois = inputs[attributes.spatial_scales.size()];
+    require_linear("rois", rois, DataType::kFLOAT, "FP32");
+    require_dims("rois", rois.dims, {first.dims.d[0], -1, 4});
+    if (outputs == nullptr) return;
+    const std::int64_t size = attributes.output_size;
+    require_dims("the output", outputs[0].dims, {rois.dims.d[0] * rois.dims.d[1], first.dims.d[1], size, size});
+    if (outputs[0].type != first.type) throw PluginError("the output must have the type of the features");
+    if (outputs[0].format != first.format && outputs[0].format != TensorFormat::kLINEAR) {
+        throw PluginError("the output must be linear, or channels last where the features are");
+    }
+}
+
+MrcnnStatus RoIAlignOp::enqueue(const Attributes& attributes, const PluginTensorDesc* input_descs,
+                                const PluginTensorDesc* output_descs, const void* const* inputs,
+                                void* const* outputs, void*, cudaStream_t stream) {
+    MrcnnRoIAlignParams params = base_params(attributes);
+    const PluginTensorDesc& first = input_descs[0];
+    const PluginTensorDesc& rois = input_descs[params.num_levels];
+    const auto layout = [](const PluginTensorDesc& tensor) {
+        return tensor.format == TensorFormat::kLINEAR ? MRCNN_LINEAR : MRCNN_CHANNELS_LAST;
+    };
+    params.batch = static_cast<std::int32_t>(first.dims.d[0]);
+    params.channels = static_cast<std::int32_t>(first.dims.d[1]);
+    params.rois_per_image = static_cast<std::int32_t>(rois.dims.d[1]);
+    params.type = first.type == DataType::kHALF ? MRCNN_FLOAT16 : MRCNN_FLOAT32;
+    params.feature_layout = layout(first);
+    params.output_layout = layout(output_descs[0]);
+    for (std::int32_t i = 0; i < params.num_levels; ++i) {
+        params.levels[i].data = inputs[i];
+        params.levels[i].height = static_cast<std::int32_t>(input_descs[i].dims.d[2]);
+        params.levels[i].width = static_cast<std::int32_t>(input_descs[i].dims.d[3]);
+    }
+    return mrcnnRoIAlignCuda(&params, static_cast<const float*>(inputs[params.num_levels]), outputs[0], stream);
+}
+
+}  // namespace mrcnn

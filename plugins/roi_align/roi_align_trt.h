@@ -1,0 +1,51 @@
+// MrcnnRoIAlign as a TensorRT plugin; see common/trt_plugin.h for what each member is for.
+//
+// Inputs: L feature levels (B, C, H_l, W_l), FP32 or FP16, finest first; then rois (B, R, 4), FP32.
+// Output: (B * R, C, S, S) of the features' type.
+#ifndef MRCNN_PLUGINS_ROI_ALIGN_ROI_ALIGN_TRT_H_
+#define MRCNN_PLUGINS_ROI_ALIGN_ROI_ALIGN_TRT_H_
+
+#include <NvInferRuntime.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "common/trt_fields.h"
+#include "roi_align/roi_align.h"
+
+namespace mrcnn {
+
+struct RoIAlignOp {
+    struct Attributes {
+        std::int32_t output_size, sampling_ratio, aligned;
+        std::string mode;
+        std::vector<float> spatial_scales;
+        float canonical_size;
+        std::int32_t canonical_level;
+    };
+
+    static constexpr const char* kName = "MrcnnRoIAlign";
+    static constexpr std::int32_t kOutputs = 1;
+
+    static Fields field_names();
+    static Attributes read(FieldReader& reader);
+    static Fields fields(const Attributes& attributes);
+    static std::int32_t inputs(const Attributes& attributes);
+    static std::vector<nvinfer1::DataType> output_types(const Attributes& attributes,
+                                                        const nvinfer1::DataType* inputs);
+    static void output_shapes(const Attributes& attributes, const nvinfer1::DimsExprs* inputs,
+                              nvinfer1::DimsExprs* outputs, nvinfer1::IExprBuilder& builder);
+    static bool supports(const Attributes& attributes, std::int32_t position,
+                         const nvinfer1::DynamicPluginTensorDesc* tensors);
+    static void check(const Attributes& attributes, const nvinfer1::PluginTensorDesc* inputs,
+                      const nvinfer1::PluginTensorDesc* outputs);
+    static std::size_t workspace(const Attributes&, const nvinfer1::PluginTensorDesc*) { return 0; }
+    static MrcnnStatus enqueue(const Attributes& attributes, const nvinfer1::PluginTensorDesc* input_descs,
+                               const nvinfer1::PluginTensorDesc* output_descs, const void* const* inputs,
+                               void* const* outputs, void* workspace, cudaStream_t stream);
+};
+
+}  // namespace mrcnn
+
+#endif  // MRCNN_PLUGINS_ROI_ALIGN_ROI_ALIGN_TRT_H_
