@@ -140,7 +140,8 @@ def level_thresholds(
     first = round(-np.log2(spatial_scales[0]))
 
     def level(side: np.float32) -> float:
-        ratio = np.log2(side / np.float32(canonical_size))
+        # The logarithm in float64, rounded: NumPy's own in float32 differs between processors.
+        ratio = np.float32(np.log2(float(side / np.float32(canonical_size))))
         return float(np.floor(np.float32(canonical_level) + ratio + np.float32(1e-6)))
 
     thresholds = []

@@ -143,9 +143,7 @@ class Kernels:
         params = interface.NMSParams(*boxes.shape[:2], max_output, iou_threshold, score_threshold)
         indices = np.empty((params.batch, max(max_output, 0)), np.int32)
         count = np.empty(params.batch, np.int32)
-        self.nms_cpu(
-            params, *(array.ctypes.data for array in (boxes, scores, group, indices, count))
-        )
+        self.nms_cpu(params, *(array.ctypes.data for array in (boxes, scores, group, indices, count)))
         return indices, count
 
     # The functions of the C interface; addresses instead of arrays. Each raises KernelError.
@@ -235,7 +233,9 @@ def roi_align_params(
     Raises:
         KernelError: shapes that do not belong together.
     """
-    if not 1 <= len(shapes) <= interface.MAX_LEVELS or not len(shapes) == len(addresses) == len(spatial_scales):
+    if not 1 <= len(shapes) <= interface.MAX_LEVELS or not len(shapes) == len(addresses) == len(
+        spatial_scales
+    ):
         raise KernelError(
             f"RoIAlign: expected 1 to {interface.MAX_LEVELS} levels, and a scale for each "
             f"(got {len(shapes)} levels and {len(spatial_scales)} scales)"

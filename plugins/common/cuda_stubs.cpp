@@ -17,7 +17,7 @@ MrcnnStatus mrcnnRoIAlignCuda(const MrcnnRoIAlignParams*, const float*, void*, v
 
 MrcnnStatus mrcnnNMSCudaWorkspace(const MrcnnNMSParams*, size_t*) { return not_built(); }
 
-MrcnnStatus mrcnnNMSCuda(const MrcnnNMSParams*, const float*, const float*, const int32_t*, int32_t*, int32_t*,
-                         void*, size_t, void*) {
+MrcnnStatus mrcnnNMSCuda(const MrcnnNMSParams*, const float*, const float*, const int32_t*, int32_t*,
+                         int32_t*, void*, size_t, void*) {
     return not_built();
 }

@@ -12,15 +12,15 @@ __attribute__((format(printf, 2, 3))) MrcnnStatus fail(MrcnnStatus status, const
 }  // namespace mrcnn
 
 // Returns MRCNN_INVALID_ARGUMENT with the formatted line unless `condition` holds.
-#define MRCNN_REQUIRE(condition, ...)                                                          \
-    do {                                                                                       \
-        if (!(condition)) return ::mrcnn::fail(MRCNN_INVALID_ARGUMENT, __VA_ARGS__);           \
+#define MRCNN_REQUIRE(condition, ...)                                                \
+    do {                                                                             \
+        if (!(condition)) return ::mrcnn::fail(MRCNN_INVALID_ARGUMENT, __VA_ARGS__); \
     } while (false)
 
 // Passes on the status of a call that failed.
-#define MRCNN_RETURN_IF_FAILED(call)                               \
-    do {                                                           \
-        if (const MrcnnStatus status_ = (call)) return status_;    \
+#define MRCNN_RETURN_IF_FAILED(call)                            \
+    do {                                                        \
+        if (const MrcnnStatus status_ = (call)) return status_; \
     } while (false)
 
 #endif  // MRCNN_PLUGINS_COMMON_ERROR_H_

@@ -23,8 +23,8 @@ inline float to_float(Half value) {
     } else if (exponent == 0) {
         magnitude = std::ldexp(static_cast<float>(fraction), -24);  // zero and subnormals
     } else {
-        const std::uint32_t bits = static_cast<std::uint32_t>(exponent + 112) << 23 |
-                                   static_cast<std::uint32_t>(fraction) << 13;
+        const std::uint32_t bits =
+            static_cast<std::uint32_t>(exponent + 112) << 23 | static_cast<std::uint32_t>(fraction) << 13;
         std::memcpy(&magnitude, &bits, sizeof bits);
     }
     return sign == 0 ? magnitude : -magnitude;
@@ -45,10 +45,10 @@ inline Half from_float<Half>(float value) {
     const float magnitude = std::fabs(value);
     if (std::isnan(value)) return Half{static_cast<std::uint16_t>(sign | 0x7e00)};
     if (magnitude >= 65520.0f) return Half{static_cast<std::uint16_t>(sign | 0x7c00)};
-    // In units of the last place of the result, which nearbyint rounds.
-    int exponent = 0;
-    std::frexp(magnitude, &exponent);
-    const int unit = exponent - 11 < -24 ? -24 : exponent - 11;
+    // In units of the last place of the result, which nearbyint rounds. Zero and subnormals share one unit.
+    int exponent = -13;
+    if (magnitude >= 6.103515625e-5f) std::frexp(magnitude, &exponent);
+    const int unit = exponent - 11;
     const auto steps = static_cast<std::uint32_t>(std::nearbyint(std::ldexp(magnitude, -unit)));
     // Adding instead of or-ing lets a carry of the rounding run into the exponent.
     const std::uint32_t biased = static_cast<std::uint32_t>(unit + 24) << 10;

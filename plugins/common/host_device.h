@@ -10,8 +10,8 @@
 
 namespace mrcnn {
 
-// Arithmetic that is rounded after each operation. nvcc would fuse a * b + c, which rounds once; positions and
-// overlaps would then differ from the CPU's in the last bit, and with them the side of a threshold.
+// Arithmetic that is rounded after each operation. nvcc would fuse a * b + c, which rounds once; positions
+// and overlaps would then differ from the CPU's in the last bit, and with them the side of a threshold.
 #ifdef __CUDA_ARCH__
 MRCNN_HOST_DEVICE float add(float a, float b) { return __fadd_rn(a, b); }
 MRCNN_HOST_DEVICE float sub(float a, float b) { return __fsub_rn(a, b); }

@@ -22,7 +22,8 @@ struct SortBuffers {
 };
 
 // Sorts by the lowest `bits` bits of the keys, ascending; equal keys keep their order. Does not wait.
-MrcnnStatus radix_sort(SortBuffers* buffers, std::int64_t count, int bits, void* scratch, cudaStream_t stream);
+MrcnnStatus radix_sort(SortBuffers* buffers, std::int64_t count, int bits, void* scratch,
+                       cudaStream_t stream);
 
 }  // namespace mrcnn
 

@@ -28,7 +28,8 @@ std::string quoted(const char* name) { return "attribute '" + std::string(name) 
 FieldReader::FieldReader(const nvinfer1::PluginFieldCollection* collection) {
     if (collection == nullptr) throw PluginError("no attributes: the field collection is null");
     if (collection->nbFields < 0 || (collection->nbFields > 0 && collection->fields == nullptr)) {
-        throw PluginError("the field collection is damaged: " + std::to_string(collection->nbFields) + " fields");
+        throw PluginError("the field collection is damaged: " + std::to_string(collection->nbFields) +
+                          " fields");
     }
     std::set<std::string> names;
     for (std::int32_t i = 0; i < collection->nbFields; ++i) {
@@ -43,7 +44,8 @@ const PluginField& FieldReader::find(const char* name, PluginFieldType type) {
     for (const PluginField& field : fields_) {
         if (std::strcmp(field.name, name) != 0) continue;
         if (field.type != type) {
-            throw PluginError(quoted(name) + " must be " + type_name(type) + " (got " + type_name(field.type) + ")");
+            throw PluginError(quoted(name) + " must be " + type_name(type) + " (got " +
+                              type_name(field.type) + ")");
         }
         if (field.data == nullptr || field.length < 1) throw PluginError(quoted(name) + " has no value");
         read_.insert(name);

@@ -1,4 +1,5 @@
-// Attributes of a TensorRT plugin: reading them from the fields that a parser or a plan gives, and writing them.
+// Attributes of a TensorRT plugin: reading them from the fields that a parser or a plan gives, and writing
+// them.
 #ifndef MRCNN_PLUGINS_COMMON_TRT_FIELDS_H_
 #define MRCNN_PLUGINS_COMMON_TRT_FIELDS_H_
 
@@ -52,7 +53,8 @@ inline nvinfer1::PluginField field(const char* name, const float* value) {
     return {name, value, nvinfer1::PluginFieldType::kFLOAT32, 1};
 }
 inline nvinfer1::PluginField field(const char* name, const std::vector<float>* values) {
-    return {name, values->data(), nvinfer1::PluginFieldType::kFLOAT32, static_cast<std::int32_t>(values->size())};
+    return {name, values->data(), nvinfer1::PluginFieldType::kFLOAT32,
+            static_cast<std::int32_t>(values->size())};
 }
 inline nvinfer1::PluginField field(const char* name, const std::string* value) {
     return {name, value->c_str(), nvinfer1::PluginFieldType::kCHAR,

@@ -1,7 +1,7 @@
 // A TensorRT plugin (IPluginV3) and its creator, made from the description of an op.
 //
-// What every plugin must do alike stands here: pointers are checked, nothing is thrown across the interface, a
-// failure is a line on stderr and in mrcnnLastError, and copies share nothing. An op brings
+// What every plugin must do alike stands here: pointers are checked, nothing is thrown across the interface,
+// a failure is a line on stderr and in mrcnnLastError, and copies share nothing. An op brings
 //
 //   static constexpr const char* kName;
 //   struct Attributes;                                   its values, copyable
@@ -16,11 +16,12 @@
 //   static void check(const Attributes&, const PluginTensorDesc* inputs, const PluginTensorDesc* outputs);
 //                                                        types, formats, dimensions; outputs may be null
 //   static std::size_t workspace(const Attributes&, const PluginTensorDesc* inputs);
-//   static MrcnnStatus enqueue(const Attributes&, const PluginTensorDesc* inputs, const PluginTensorDesc* outputs,
+//   static MrcnnStatus enqueue(const Attributes&, const PluginTensorDesc* inputs, const PluginTensorDesc*
+//   outputs,
 //                              const void* const*, void* const*, void* workspace, cudaStream_t);
 //
-// `check`, `workspace` and `enqueue` get complete dimensions. Neither the registry nor a logger of TensorRT is
-// used: their interfaces changed between 10 and 11, and a library may be loaded by either.
+// `check`, `workspace` and `enqueue` get complete dimensions. Neither the registry nor a logger of TensorRT
+// is used: their interfaces changed between 10 and 11, and a library may be loaded by either.
 #ifndef MRCNN_PLUGINS_COMMON_TRT_PLUGIN_H_
 #define MRCNN_PLUGINS_COMMON_TRT_PLUGIN_H_
 
@@ -82,7 +83,8 @@ class Plugin final : public nvinfer1::IPluginV3,
     Plugin& operator=(const Plugin&) = delete;
 
     // IPluginV3
-    nvinfer1::IPluginCapability* getCapabilityInterface(nvinfer1::PluginCapabilityType type) noexcept override {
+    nvinfer1::IPluginCapability* getCapabilityInterface(
+        nvinfer1::PluginCapabilityType type) noexcept override {
         switch (type) {  // each exactly the base class that TensorRT casts back to
             case nvinfer1::PluginCapabilityType::kCORE:
                 return static_cast<nvinfer1::IPluginV3OneCore*>(this);
@@ -121,7 +123,8 @@ class Plugin final : public nvinfer1::IPluginV3,
 
     std::int32_t getOutputShapes(const nvinfer1::DimsExprs* inputs, std::int32_t input_count,
                                  const nvinfer1::DimsExprs*, std::int32_t, nvinfer1::DimsExprs* outputs,
-                                 std::int32_t output_count, nvinfer1::IExprBuilder& builder) noexcept override {
+                                 std::int32_t output_count,
+                                 nvinfer1::IExprBuilder& builder) noexcept override {
         return guarded(Op::kName, -1, [&] {
             check_counts(inputs, input_count, outputs, output_count);
             Op::output_shapes(attributes_, inputs, outputs, builder);
@@ -184,7 +187,9 @@ class Plugin final : public nvinfer1::IPluginV3,
     }
 
     // A plugin has no state but its attributes, so that every context gets a copy.
-    nvinfer1::IPluginV3* attachToContext(nvinfer1::IPluginResourceContext*) noexcept override { return clone(); }
+    nvinfer1::IPluginV3* attachToContext(nvinfer1::IPluginResourceContext*) noexcept override {
+        return clone();
+    }
 
     const nvinfer1::PluginFieldCollection* getFieldsToSerialize() noexcept override {
         return guarded<const nvinfer1::PluginFieldCollection*>(Op::kName, nullptr, [this] {
@@ -201,8 +206,8 @@ class Plugin final : public nvinfer1::IPluginV3,
         const std::int32_t expected = Op::inputs(attributes_);
         if (input_count != expected || output_count != Op::kOutputs) {
             throw PluginError("expected " + std::to_string(expected) + " inputs and " +
-                              std::to_string(Op::kOutputs) + " outputs (got " + std::to_string(input_count) + " and " +
-                              std::to_string(output_count) + ")");
+                              std::to_string(Op::kOutputs) + " outputs (got " + std::to_string(input_count) +
+                              " and " + std::to_string(output_count) + ")");
         }
         require(inputs != nullptr && outputs != nullptr, "the list of inputs or outputs is null");
     }
@@ -235,7 +240,8 @@ class Plugin final : public nvinfer1::IPluginV3,
                     text << ' ' << static_cast<const float*>(field.data)[i];
                 }
             }
-            if (field.type == nvinfer1::PluginFieldType::kCHAR) text << ' ' << static_cast<const char*>(field.data);
+            if (field.type == nvinfer1::PluginFieldType::kCHAR)
+                text << ' ' << static_cast<const char*>(field.data);
         }
         return text.str();
     }

@@ -32,7 +32,8 @@ inline void require_dims(const char* name, const nvinfer1::Dims& dims,
         ++i;
     }
     if (!fits) {
-        throw PluginError(std::string(name) + " must have the shape (" + wanted + ") (got " + to_string(dims) + ")");
+        throw PluginError(std::string(name) + " must have the shape (" + wanted + ") (got " +
+                          to_string(dims) + ")");
     }
 }
 

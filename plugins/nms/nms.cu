@@ -35,16 +35,17 @@ constexpr unsigned kAll = 0xffffffffu;
 
 // Where things lie in the workspace. `n` below is batch * candidates.
 struct Workspace {
-    SortBuffers sort;           // keys and values, n each
-    std::uint32_t* order;       // (n,) index of the candidate of each rank
-    std::uint32_t* rank;        // (n,) rank of the box at each position of the buckets
-    float4* boxes;              // (n,) boxes by position
-    std::int32_t* group;        // (n,) their groups
-    std::int32_t* begin;        // (batch, kBuckets) first position of each bucket
-    std::int32_t* end;          // (batch, kBuckets) one past its last
-    std::uint32_t* suppressed;  // (kWords, n) bit i of word w of a box: box kWord * w + i of its bucket overlaps it
-    std::int32_t* kept;         // (n,) positions that a bucket has kept, from its first position on
-    std::uint8_t* flags;        // (batch, flag_stride) whether each rank is kept
+    SortBuffers sort;      // keys and values, n each
+    std::uint32_t* order;  // (n,) index of the candidate of each rank
+    std::uint32_t* rank;   // (n,) rank of the box at each position of the buckets
+    float4* boxes;         // (n,) boxes by position
+    std::int32_t* group;   // (n,) their groups
+    std::int32_t* begin;   // (batch, kBuckets) first position of each bucket
+    std::int32_t* end;     // (batch, kBuckets) one past its last
+    std::uint32_t*
+        suppressed;       // (kWords, n) bit i of word w of a box: box kWord * w + i of its bucket overlaps it
+    std::int32_t* kept;   // (n,) positions that a bucket has kept, from its first position on
+    std::uint8_t* flags;  // (batch, flag_stride) whether each rank is kept
     void* scratch;
 };
 
@@ -162,8 +163,8 @@ __global__ void find_overlaps(MrcnnNMSParams params, int n, const std::uint64_t*
     w.suppressed[static_cast<std::int64_t>(word) * n + position] = bits;
 }
 
-// Which lanes of a warp are kept, if bit i of a lane's `better` says that lane i (a lower one) would suppress it.
-// A lane is decided once all its better ones are: as many rounds as the longest chain of overlaps.
+// Which lanes of a warp are kept, if bit i of a lane's `better` says that lane i (a lower one) would suppress
+// it. A lane is decided once all its better ones are: as many rounds as the longest chain of overlaps.
 __device__ __forceinline__ std::uint32_t resolve_warp(std::uint32_t better, bool alive) {
     std::uint32_t kept = 0, undecided = __ballot_sync(kAll, alive);
     while (undecided != 0) {
@@ -177,8 +178,8 @@ __device__ __forceinline__ std::uint32_t resolve_warp(std::uint32_t better, bool
 }
 
 // Grid: (buckets, images); kTile threads. Thread t holds box t of the current tile.
-__global__ void __launch_bounds__(kTile) resolve(MrcnnNMSParams params, int n, std::int64_t flags_per_image,
-                                                 Workspace w) {
+__global__ void __launch_bounds__(kTile)
+    resolve(MrcnnNMSParams params, int n, std::int64_t flags_per_image, Workspace w) {
     __shared__ std::uint32_t kept_words[kWords];
     const int thread = static_cast<int>(threadIdx.x), lane = thread % kWord, own_word = thread / kWord;
     const int image = static_cast<int>(blockIdx.y);
@@ -221,18 +222,19 @@ __global__ void __launch_bounds__(kTile) resolve(MrcnnNMSParams params, int n, s
                 }
                 if (lane == 0) kept_words[word] = kept;
             }
+            // The one barrier of a word: its slot of kept_words is not written again before a whole tile is
+            // through.
             __syncthreads();
             const std::uint32_t kept = kept_words[word];
             total += __popc(kept);
             if (own_word > word && better(word, kept) != 0) alive = false;
         }
-        __syncthreads();  // the next tile reads `kept` and writes kept_words
     }
 }
 
 // Grid: (images,); kTile threads.
-__global__ void __launch_bounds__(kTile) select(MrcnnNMSParams params, std::int64_t flags_per_image, Workspace w,
-                                                std::int32_t* indices, std::int32_t* count) {
+__global__ void __launch_bounds__(kTile) select(MrcnnNMSParams params, std::int64_t flags_per_image,
+                                                Workspace w, std::int32_t* indices, std::int32_t* count) {
     __shared__ int warp_sums[kWords];
     const int thread = static_cast<int>(threadIdx.x), lane = thread % kWord, warp = thread / kWord;
     const std::int64_t image = blockIdx.x;
@@ -277,8 +279,9 @@ int bits_for(int count) {
     return bits;
 }
 
-MrcnnStatus run(const MrcnnNMSParams& params, const float* boxes, const float* scores, const std::int32_t* group,
-                std::int32_t* indices, std::int32_t* count, void* workspace, cudaStream_t stream) {
+MrcnnStatus run(const MrcnnNMSParams& params, const float* boxes, const float* scores,
+                const std::int32_t* group, std::int32_t* indices, std::int32_t* count, void* workspace,
+                cudaStream_t stream) {
     Carver carver(workspace);
     Workspace w = carve(params, &carver);
     const int n = params.batch * params.candidates;
@@ -288,8 +291,8 @@ MrcnnStatus run(const MrcnnNMSParams& params, const float* boxes, const float* s
     const std::int64_t flags_per_image = flag_stride(params);
 
     // begin and end lie side by side; buckets without boxes keep 0 and 0.
-    const std::size_t bounds = static_cast<std::size_t>(reinterpret_cast<char*>(w.suppressed) -
-                                                        reinterpret_cast<char*>(w.begin));
+    const std::size_t bounds =
+        static_cast<std::size_t>(reinterpret_cast<char*>(w.suppressed) - reinterpret_cast<char*>(w.begin));
     MRCNN_RETURN_IF_FAILED(check_cuda(cudaMemsetAsync(w.begin, 0, bounds, stream), "NMS: memset"));
     const auto flag_bytes = static_cast<std::size_t>(params.batch * flags_per_image);
     MRCNN_RETURN_IF_FAILED(check_cuda(cudaMemsetAsync(w.flags, 0, flag_bytes, stream), "NMS: memset"));
@@ -301,8 +304,8 @@ MrcnnStatus run(const MrcnnNMSParams& params, const float* boxes, const float* s
     MRCNN_RETURN_IF_FAILED(radix_sort(&sort, n, 32 + image_bits, w.scratch, stream));
 
     const int sorted = sort.current, other = 1 - sorted;
-    make_bucket_keys<<<blocks, kThreads, 0, stream>>>(params, n, sort.keys[sorted], sort.values[sorted], group, w,
-                                                      sort.keys[other], sort.values[other]);
+    make_bucket_keys<<<blocks, kThreads, 0, stream>>>(params, n, sort.keys[sorted], sort.values[sorted],
+                                                      group, w, sort.keys[other], sort.values[other]);
     MRCNN_RETURN_IF_FAILED(check_launch("NMS: bucket keys"));
     sort.current = other;
     MRCNN_RETURN_IF_FAILED(radix_sort(&sort, n, kBucketBits + image_bits, w.scratch, stream));
@@ -342,14 +345,17 @@ MrcnnStatus mrcnnNMSCuda(const MrcnnNMSParams* params, const float* boxes, const
         const std::size_t rows = images * static_cast<std::size_t>(params->max_output);
         MRCNN_RETURN_IF_FAILED(mrcnn::check_cuda(
             cudaMemsetAsync(indices, 0, rows * sizeof(int32_t), cuda_stream), "NMS: memset"));
-        return mrcnn::check_cuda(cudaMemsetAsync(count, 0, images * sizeof(int32_t), cuda_stream), "NMS: memset");
+        return mrcnn::check_cuda(cudaMemsetAsync(count, 0, images * sizeof(int32_t), cuda_stream),
+                                 "NMS: memset");
     }
     std::size_t needed = 0;
     MRCNN_RETURN_IF_FAILED(mrcnnNMSCudaWorkspace(params, &needed));
     MRCNN_REQUIRE(workspace != nullptr, "NMS: workspace is null");
     MRCNN_REQUIRE(workspace_bytes >= needed, "NMS: the workspace must have %zu bytes (got %zu)", needed,
                   workspace_bytes);
-    const auto is_aligned = [](const void* pointer) { return reinterpret_cast<std::uintptr_t>(pointer) % 16 == 0; };
+    const auto is_aligned = [](const void* pointer) {
+        return reinterpret_cast<std::uintptr_t>(pointer) % 16 == 0;
+    };
     MRCNN_REQUIRE(is_aligned(boxes), "NMS: boxes is not aligned to 16 bytes");
     MRCNN_REQUIRE(is_aligned(workspace), "NMS: the workspace is not aligned to 16 bytes");
     return mrcnn::run(*params, boxes, scores, group, indices, count, workspace, cuda_stream);

@@ -31,7 +31,8 @@ typedef struct MrcnnNMSParams {
 MRCNN_API MrcnnStatus mrcnnNMSCpu(const MrcnnNMSParams* params, const float* boxes, const float* scores,
                                   const int32_t* group, int32_t* indices, int32_t* count);
 
-// Bytes of device memory that mrcnnNMSCuda needs; grows with batch and candidates and depends on nothing else.
+// Bytes of device memory that mrcnnNMSCuda needs; grows with batch and candidates and depends on nothing
+// else.
 MRCNN_API MrcnnStatus mrcnnNMSCudaWorkspace(const MrcnnNMSParams* params, size_t* bytes);
 
 // The same on a GPU: all pointers are device memory (boxes and workspace aligned to 16 bytes), the work is on

@@ -59,8 +59,8 @@ MrcnnStatus mrcnnNMSCpu(const MrcnnNMSParams* params, const float* boxes, const 
     try {
         for (std::int64_t image = 0; image < params->batch; ++image) {
             std::int32_t* own = indices + image * rows;
-            count[image] = mrcnn::suppress(*params, boxes + 4 * image * candidates, scores + image * candidates,
-                                           group + image * candidates, own);
+            count[image] = mrcnn::suppress(*params, boxes + 4 * image * candidates,
+                                           scores + image * candidates, group + image * candidates, own);
             std::fill(own + count[image], own + rows, 0);
         }
     } catch (const std::bad_alloc&) {

@@ -9,8 +9,8 @@
 
 namespace mrcnn {
 
-// Whether IoU(a, b) > threshold, where 0 <= threshold, in the arithmetic of torchvision/csrc/ops/cpu/nms_kernel.cpp.
-// Boxes with a NaN, and pairs of boxes without area, do not overlap.
+// Whether IoU(a, b) > threshold, where 0 <= threshold, in the arithmetic of
+// torchvision/csrc/ops/cpu/nms_kernel.cpp. Boxes with a NaN, and pairs of boxes without area, do not overlap.
 MRCNN_HOST_DEVICE bool overlap(const Box& a, const Box& b, float threshold) {
     const float left = a.x1 > b.x1 ? a.x1 : b.x1, right = a.x2 < b.x2 ? a.x2 : b.x2;
     const float top = a.y1 > b.y1 ? a.y1 : b.y1, bottom = a.y2 < b.y2 ? a.y2 : b.y2;
@@ -21,7 +21,9 @@ MRCNN_HOST_DEVICE bool overlap(const Box& a, const Box& b, float threshold) {
     return divide(intersection, together) > threshold;
 }
 
-MRCNN_HOST_DEVICE bool takes_part(float score, float threshold) { return score > threshold; }  // false for NaN
+MRCNN_HOST_DEVICE bool takes_part(float score, float threshold) {
+    return score > threshold;
+}  // false for NaN
 
 // A key that no score has; it sorts last.
 constexpr std::uint32_t kNoScore = 0xffffffffu;

@@ -53,7 +53,8 @@ NMSOp::Attributes NMSOp::read(FieldReader& reader) {
 }
 
 Fields NMSOp::fields(const Attributes& attributes) {
-    return {field("iou_threshold", &attributes.iou_threshold), field("score_threshold", &attributes.score_threshold),
+    return {field("iou_threshold", &attributes.iou_threshold),
+            field("score_threshold", &attributes.score_threshold),
             field("max_output", &attributes.max_output)};
 }
 
@@ -69,8 +70,8 @@ void NMSOp::output_shapes(const Attributes& attributes, const nvinfer1::DimsExpr
     const nvinfer1::DimsExprs& boxes = inputs[kBoxes];
     if (boxes.nbDims != 3 || inputs[kScores].nbDims != 2 || inputs[kGroup].nbDims != 2) {
         throw PluginError("boxes, scores and group must have 3, 2 and 2 dimensions (got " +
-                          std::to_string(boxes.nbDims) + ", " + std::to_string(inputs[kScores].nbDims) + " and " +
-                          std::to_string(inputs[kGroup].nbDims) + ")");
+                          std::to_string(boxes.nbDims) + ", " + std::to_string(inputs[kScores].nbDims) +
+                          " and " + std::to_string(inputs[kGroup].nbDims) + ")");
     }
     const auto differ = [](const nvinfer1::IDimensionExpr* a, const nvinfer1::IDimensionExpr* b) {
         return a->isConstant() && b->isConstant() && a->getConstantValue() != b->getConstantValue();
@@ -88,12 +89,14 @@ void NMSOp::output_shapes(const Attributes& attributes, const nvinfer1::DimsExpr
     outputs[kCount].d[0] = boxes.d[0];
 }
 
-bool NMSOp::supports(const Attributes&, std::int32_t position, const nvinfer1::DynamicPluginTensorDesc* tensors) {
+bool NMSOp::supports(const Attributes&, std::int32_t position,
+                     const nvinfer1::DynamicPluginTensorDesc* tensors) {
     const bool is_real = position == kBoxes || position == kScores;
     return is_linear(tensors[position].desc, is_real ? DataType::kFLOAT : DataType::kINT32);
 }
 
-void NMSOp::check(const Attributes& attributes, const PluginTensorDesc* inputs, const PluginTensorDesc* outputs) {
+void NMSOp::check(const Attributes& attributes, const PluginTensorDesc* inputs,
+                  const PluginTensorDesc* outputs) {
     require_linear("boxes", inputs[kBoxes], DataType::kFLOAT, "FP32");
     require_linear("scores", inputs[kScores], DataType::kFLOAT, "FP32");
     require_linear("group", inputs[kGroup], DataType::kINT32, "INT32");
@@ -119,11 +122,10 @@ MrcnnStatus NMSOp::enqueue(const Attributes& attributes, const PluginTensorDesc*
                            const PluginTensorDesc*, const void* const* inputs, void* const* outputs,
                            void* workspace, cudaStream_t stream) {
     const MrcnnNMSParams params = params_of(attributes, input_descs);
-    return mrcnnNMSCuda(&params, static_cast<const float*>(inputs[kBoxes]),
-                        static_cast<const float*>(inputs[kScores]),
-                        static_cast<const std::int32_t*>(inputs[kGroup]),
-                        static_cast<std::int32_t*>(outputs[kIndices]), static_cast<std::int32_t*>(outputs[kCount]),
-                        workspace, workspace_bytes(params), stream);
+    return mrcnnNMSCuda(
+        &params, static_cast<const float*>(inputs[kBoxes]), static_cast<const float*>(inputs[kScores]),
+        static_cast<const std::int32_t*>(inputs[kGroup]), static_cast<std::int32_t*>(outputs[kIndices]),
+        static_cast<std::int32_t*>(outputs[kCount]), workspace, workspace_bytes(params), stream);
 }
 
 }  // namespace mrcnn

@@ -1,7 +1,7 @@
 // RoIAlign on the GPU: all levels and images in one launch.
 //
-// A block pools one RoI for a slab of channels, a thread one bin for the channels of a 16-byte vector. Where a
-// RoI's samples lie depends on its row and column only, so that they are found once per block, into tables.
+// A block pools one RoI for a slab of channels, a thread one bin for the channels of a 16-byte vector. Where
+// a RoI's samples lie depends on its row and column only, so that they are found once per block, into tables.
 
 #include <cuda_fp16.h>
 
@@ -100,10 +100,11 @@ struct Region {
     float scale;  // of a bin's sum
 };
 
-// Neighbours of all samples along one axis; where a sample is outside the map, `low` is -1. Pixels are counted
-// in steps of `step`, so that a row and a column add up to a place in the plane. All threads of the block fill
-// the table; they must meet before it is read.
-__device__ __forceinline__ void fill_table(const Axis& axis, int bins, int size, int step, Neighbours* table) {
+// Neighbours of all samples along one axis; where a sample is outside the map, `low` is -1. Pixels are
+// counted in steps of `step`, so that a row and a column add up to a place in the plane. All threads of the
+// block fill the table; they must meet before it is read.
+__device__ __forceinline__ void fill_table(const Axis& axis, int bins, int size, int step,
+                                           Neighbours* table) {
     for (int i = static_cast<int>(threadIdx.x); i < bins * axis.grid; i += kThreads) {
         Neighbours found;
         if (find_neighbours(sample_position(axis, i / axis.grid, i % axis.grid), size, &found)) {
@@ -185,7 +186,8 @@ __device__ float pool_large(const T* map, int pixel_stride, const Region& region
             if (!find_neighbours(sample_position(region.x, bin_x, j), region.width, &x)) continue;
             ++inside;
             const auto at = [&](int row, int column) {
-                return to_float(__ldg(map + static_cast<std::int64_t>(row * region.width + column) * pixel_stride));
+                return to_float(
+                    __ldg(map + static_cast<std::int64_t>(row * region.width + column) * pixel_stride));
             };
             gather<kMax>(y.low_weight * x.low_weight * at(y.low, x.low) +
                              y.low_weight * x.high_weight * at(y.low, x.high) +
@@ -225,15 +227,17 @@ __global__ void __launch_bounds__(kThreads, 3) roi_align_kernel(const __grid_con
     const Level& level = arguments.levels[level_of(roi, arguments.thresholds, arguments.num_levels)];
     const int size = arguments.output_size, bins = size * size;
     Region region;
-    region.y = make_axis(roi.y1, roi.y2, level.spatial_scale, arguments.aligned, size, arguments.sampling_ratio);
-    region.x = make_axis(roi.x1, roi.x2, level.spatial_scale, arguments.aligned, size, arguments.sampling_ratio);
+    region.y =
+        make_axis(roi.y1, roi.y2, level.spatial_scale, arguments.aligned, size, arguments.sampling_ratio);
+    region.x =
+        make_axis(roi.x1, roi.x2, level.spatial_scale, arguments.aligned, size, arguments.sampling_ratio);
     region.height = level.height;
     region.width = level.width;
     region.scale = inverse_count(region.y, region.x);
 
     const std::int64_t plane = static_cast<std::int64_t>(level.height) * level.width;
-    const T* const image = static_cast<const T*>(level.data) +
-                           n / arguments.rois_per_image * plane * arguments.stored_channels;
+    const T* const image =
+        static_cast<const T*>(level.data) + n / arguments.rois_per_image * plane * arguments.stored_channels;
     T* const output = static_cast<T*>(arguments.output) + n * bins * arguments.output_stored_channels;
     const std::int64_t channel_stride = arguments.channels_last ? 1 : plane;
     const int pixel_stride = arguments.channels_last ? arguments.stored_channels : 1;
@@ -251,8 +255,8 @@ __global__ void __launch_bounds__(kThreads, 3) roi_align_kernel(const __grid_con
             const int bin = item % bins, channel = first_channel + item / bins;
             float value = 0.0f;
             if (channel < arguments.channels) {
-                value = pool_large<T, kMax>(image + channel * channel_stride, pixel_stride, region, bin / size,
-                                            bin % size);
+                value = pool_large<T, kMax>(image + channel * channel_stride, pixel_stride, region,
+                                            bin / size, bin % size);
             }
             store(value, place(channel, bin));
         }
@@ -357,10 +361,12 @@ Arguments make_arguments(const MrcnnRoIAlignParams& params, const float* rois, v
 }  // namespace
 }  // namespace mrcnn
 
-MrcnnStatus mrcnnRoIAlignCuda(const MrcnnRoIAlignParams* params, const float* rois, void* output, void* stream) {
+MrcnnStatus mrcnnRoIAlignCuda(const MrcnnRoIAlignParams* params, const float* rois, void* output,
+                              void* stream) {
     MRCNN_RETURN_IF_FAILED(mrcnn::check_call(params, rois, output));
     if (mrcnn::nothing_to_pool(*params)) return MRCNN_OK;
-    MRCNN_REQUIRE(reinterpret_cast<std::uintptr_t>(rois) % 16 == 0, "RoIAlign: rois is not aligned to 16 bytes");
+    MRCNN_REQUIRE(reinterpret_cast<std::uintptr_t>(rois) % 16 == 0,
+                  "RoIAlign: rois is not aligned to 16 bytes");
     const mrcnn::Arguments arguments = mrcnn::make_arguments(*params, rois, output);
     const std::int64_t count = static_cast<std::int64_t>(params->batch) * params->rois_per_image;
     const auto cuda_stream = static_cast<cudaStream_t>(stream);

@@ -1,8 +1,8 @@
 // RoIAlign over the levels of a feature pyramid: C interface.
 //
-// Equal to torchvision.ops.MultiScaleRoIAlign with aligned = 0, and to detectron2's ROIPooler with aligned = 1.
-// Source: He et al., "Mask R-CNN", section 3; the level of a RoI by Eqn. 1 of Lin et al., "Feature Pyramid
-// Networks". See README.md beside this file for the definition of every case.
+// Equal to torchvision.ops.MultiScaleRoIAlign with aligned = 0, and to detectron2's ROIPooler with aligned
+// = 1. Source: He et al., "Mask R-CNN", section 3; the level of a RoI by Eqn. 1 of Lin et al., "Feature
+// Pyramid Networks". See README.md beside this file for the definition of every case.
 #ifndef MRCNN_PLUGINS_ROI_ALIGN_ROI_ALIGN_H_
 #define MRCNN_PLUGINS_ROI_ALIGN_ROI_ALIGN_H_
 
@@ -28,17 +28,17 @@ typedef struct MrcnnFeatureLevel {
 } MrcnnFeatureLevel;
 
 typedef struct MrcnnRoIAlignParams {
-    int32_t batch;           // images, >= 0
-    int32_t channels;        // >= 1
-    int32_t rois_per_image;  // >= 0
-    int32_t output_size;     // bins a side, 1 … 32
-    int32_t sampling_ratio;  // samples a bin and side; 0: ceil(bin size), as the papers have it
-    int32_t aligned;         // 0 or 1; 1 moves RoIs by half a pixel, as detectron2 does
-    int32_t mode;            // MrcnnPoolMode
-    int32_t type;            // MrcnnType of features and output
-    int32_t feature_layout;  // MrcnnLayout
-    int32_t output_layout;   // MrcnnLayout; channels last only where the features are
-    float canonical_size;    // side of a RoI of the canonical level in pixels, as 224; > 0
+    int32_t batch;            // images, >= 0
+    int32_t channels;         // >= 1
+    int32_t rois_per_image;   // >= 0
+    int32_t output_size;      // bins a side, 1 … 32
+    int32_t sampling_ratio;   // samples a bin and side; 0: ceil(bin size), as the papers have it
+    int32_t aligned;          // 0 or 1; 1 moves RoIs by half a pixel, as detectron2 does
+    int32_t mode;             // MrcnnPoolMode
+    int32_t type;             // MrcnnType of features and output
+    int32_t feature_layout;   // MrcnnLayout
+    int32_t output_layout;    // MrcnnLayout; channels last only where the features are
+    float canonical_size;     // side of a RoI of the canonical level in pixels, as 224; > 0
     int32_t canonical_level;  // as 4; counted so that the level of scale 1/2^k is k
     int32_t num_levels;       // 1 … MRCNN_MAX_LEVELS
     MrcnnFeatureLevel levels[MRCNN_MAX_LEVELS];  // finest first; those past num_levels are not looked at

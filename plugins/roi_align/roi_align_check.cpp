@@ -109,6 +109,7 @@ MrcnnStatus mrcnnRoIAlignLevelThresholds(const MrcnnRoIAlignParams* params, floa
     MRCNN_RETURN_IF_FAILED(mrcnn::check_attributes(*params));
     MRCNN_REQUIRE(thresholds != nullptr, "RoIAlign: thresholds is null");
     const int first = mrcnn::first_level(*params);
-    for (int i = 0; i + 1 < params->num_levels; ++i) thresholds[i] = mrcnn::threshold_of(first + 1 + i, *params);
+    for (int i = 0; i + 1 < params->num_levels; ++i)
+        thresholds[i] = mrcnn::threshold_of(first + 1 + i, *params);
     return MRCNN_OK;
 }

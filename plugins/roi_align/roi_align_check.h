@@ -8,7 +8,8 @@
 
 namespace mrcnn {
 
-// MRCNN_OK, or MRCNN_INVALID_ARGUMENT with a message that names the parameter. Data pointers are not looked at.
+// MRCNN_OK, or MRCNN_INVALID_ARGUMENT with a message that names the parameter. Data pointers are not looked
+// at.
 MrcnnStatus check_attributes(const MrcnnRoIAlignParams& params);
 
 // The same for everything that a call needs; where there is nothing to pool, null pointers are allowed.

@@ -58,7 +58,8 @@ void find_samples(const MrcnnRoIAlignParams& params, const MrcnnFeatureLevel& le
                 }
             }
             const std::size_t inside = samples->all.size() - begin;
-            const auto expected = static_cast<std::size_t>(y_axis.grid) * static_cast<std::size_t>(x_axis.grid);
+            const auto expected =
+                static_cast<std::size_t>(y_axis.grid) * static_cast<std::size_t>(x_axis.grid);
             samples->end.push_back(samples->all.size());
             samples->complete.push_back(inside == expected && expected > 0);
         }
@@ -73,8 +74,8 @@ float pool(const T* map, std::int64_t stride, const Sample* begin, const Sample*
     float largest = complete ? -INFINITY : 0.0f;
     for (const Sample* sample = begin; sample != end; ++sample) {
         const auto at = [&](int corner) { return to_float(map[sample->pixel[corner] * stride]); };
-        const float value = sample->weight[0] * at(0) + sample->weight[1] * at(1) + sample->weight[2] * at(2) +
-                            sample->weight[3] * at(3);
+        const float value = sample->weight[0] * at(0) + sample->weight[1] * at(1) +
+                            sample->weight[2] * at(2) + sample->weight[3] * at(3);
         sum += value;
         largest = value > largest ? value : largest;
     }

@@ -64,8 +64,8 @@ MRCNN_HOST_DEVICE SampleRange sample_range(const Axis& axis, int bin, int size) 
     const float origin = axis.start + static_cast<float>(bin) * axis.bin_size;
     // Two samples of slack on each side are more than rounding can move them.
     const float first = fmaxf(floorf((-1.0f - origin) / step) - 2.0f, 0.0f);
-    const float last = fminf(ceilf((static_cast<float>(size) - origin) / step) + 2.0f,
-                             static_cast<float>(axis.grid));
+    const float last =
+        fminf(ceilf((static_cast<float>(size) - origin) / step) + 2.0f, static_cast<float>(axis.grid));
     if (!(first < last)) return {0, 0};
     return {static_cast<int>(first), static_cast<int>(last)};
 }

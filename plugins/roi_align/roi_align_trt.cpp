@@ -65,8 +65,8 @@ void check_features(const RoIAlignOp::Attributes& attributes, const PluginTensor
             throw PluginError(name + " must have the type and format of level 0");
         }
         if (level.dims.d[0] != first.dims.d[0] || level.dims.d[1] != first.dims.d[1]) {
-            throw PluginError(name + " must have the batch and channels of level 0 (got " + to_string(level.dims) +
-                              " and " + to_string(first.dims) + ")");
+            throw PluginError(name + " must have the batch and channels of level 0 (got " +
+                              to_string(level.dims) + " and " + to_string(first.dims) + ")");
         }
         if (level.dims.d[1] < 1 || level.dims.d[2] < 1 || level.dims.d[3] < 1) {
             throw PluginError(name + " must not be empty (got " + to_string(level.dims) + ")");
@@ -96,7 +96,8 @@ RoIAlignOp::Attributes RoIAlignOp::read(FieldReader& reader) {
     attributes.canonical_size = reader.real("canonical_size");
     attributes.canonical_level = reader.integer("canonical_level");
     if (attributes.mode != "avg" && attributes.mode != "max") {
-        throw PluginError("attribute 'mode' must be avg or max (got '" + attributes.mode.substr(0, 40) + "')");
+        throw PluginError("attribute 'mode' must be avg or max (got '" + attributes.mode.substr(0, 40) +
+                          "')");
     }
     if (attributes.spatial_scales.size() > MRCNN_MAX_LEVELS) {
         throw PluginError("attribute 'spatial_scales' must name at most " + std::to_string(MRCNN_MAX_LEVELS) +
@@ -155,7 +156,8 @@ bool RoIAlignOp::supports(const Attributes& attributes, std::int32_t position,
     const PluginTensorDesc& first = tensors[0].desc;
     if (position == levels) return is_linear(tensor, DataType::kFLOAT);
     if (position == 0) return is_feature_type(tensor.type) && is_feature_format(tensor);
-    if (position > levels) return is_linear(tensor, first.type) || (tensor.type == first.type && tensor.format == first.format);
+    if (position > levels)
+        return is_linear(tensor, first.type) || (tensor.type == first.type && tensor.format == first.format);
     return tensor.type == first.type && tensor.format == first.format;
 }
 
@@ -168,7 +170,8 @@ void RoIAlignOp::check(const Attributes& attributes, const PluginTensorDesc* inp
     require_dims("rois", rois.dims, {first.dims.d[0], -1, 4});
     if (outputs == nullptr) return;
     const std::int64_t size = attributes.output_size;
-    require_dims("the output", outputs[0].dims, {rois.dims.d[0] * rois.dims.d[1], first.dims.d[1], size, size});
+    require_dims("the output", outputs[0].dims,
+                 {rois.dims.d[0] * rois.dims.d[1], first.dims.d[1], size, size});
     if (outputs[0].type != first.type) throw PluginError("the output must have the type of the features");
     if (outputs[0].format != first.format && outputs[0].format != TensorFormat::kLINEAR) {
         throw PluginError("the output must be linear, or channels last where the features are");
@@ -195,7 +198,8 @@ MrcnnStatus RoIAlignOp::enqueue(const Attributes& attributes, const PluginTensor
         params.levels[i].height = static_cast<std::int32_t>(input_descs[i].dims.d[2]);
         params.levels[i].width = static_cast<std::int32_t>(input_descs[i].dims.d[3]);
     }
-    return mrcnnRoIAlignCuda(&params, static_cast<const float*>(inputs[params.num_levels]), outputs[0], stream);
+    return mrcnnRoIAlignCuda(&params, static_cast<const float*>(inputs[params.num_levels]), outputs[0],
+                             stream);
 }
 
 }  // namespace mrcnn
