@@ -111,9 +111,9 @@ __global__ void make_score_keys(MrcnnNMSParams params, int n, const float* score
 }
 
 // Key (image, bucket); value the rank. Keeps the order of ranks, and clears what later kernels add to.
-__global__ void make_bucket_keys(int n, const std::uint64_t* score_keys,
-                                 const std::uint32_t* by_rank, const std::int32_t* group, Workspace w,
-                                 std::uint64_t* keys, std::uint32_t* values) {
+__global__ void make_bucket_keys(int n, const std::uint64_t* score_keys, const std::uint32_t* by_rank,
+                                 const std::int32_t* group, Workspace w, std::uint64_t* keys,
+                                 std::uint32_t* values) {
     const int rank = global_thread();
     if (rank >= n) return;
     const std::uint32_t candidate = by_rank[rank];
@@ -304,8 +304,8 @@ MrcnnStatus run(const MrcnnNMSParams& params, const float* boxes, const float* s
     MRCNN_RETURN_IF_FAILED(radix_sort(&sort, n, 32 + image_bits, w.scratch, stream));
 
     const int sorted = sort.current, other = 1 - sorted;
-    make_bucket_keys<<<blocks, kThreads, 0, stream>>>(n, sort.keys[sorted], sort.values[sorted],
-                                                      group, w, sort.keys[other], sort.values[other]);
+    make_bucket_keys<<<blocks, kThreads, 0, stream>>>(n, sort.keys[sorted], sort.values[sorted], group, w,
+                                                      sort.keys[other], sort.values[other]);
     MRCNN_RETURN_IF_FAILED(check_launch("NMS: bucket keys"));
     sort.current = other;
     MRCNN_RETURN_IF_FAILED(radix_sort(&sort, n, kBucketBits + image_bits, w.scratch, stream));

@@ -68,21 +68,26 @@ union Vector {
 template <typename T, Path path>
 constexpr int kChannels = path == Path::kStrided ? 4 : kVector<T>;
 
-// The channels of one thread in the image of its RoI.
+// The channels of one thread in the image of its RoI. Addresses are counted in bytes: a product of two
+// unsigned numbers of 32 bits and a sum of 64 are one instruction.
 template <typename T, Path path>
 struct FeatureMap {
     static constexpr int kCount = kChannels<T, path>;
-    const T* data;  // pixel 0 of the thread's first channel
-    std::int64_t channel_stride;
-    int pixel_stride;
+    const char* data;  // pixel 0 of the thread's first channel
+    std::int64_t channel_bytes;
+    unsigned pixel_bytes;
     int channels;  // of kCount, how many exist
 
-    __device__ __forceinline__ void load(int pixel, float (&values)[kCount]) const {
-        const T* at = data + static_cast<std::int64_t>(pixel) * pixel_stride;
+    __device__ __forceinline__ const char* move(const char* from, int pixels) const {
+        return from + static_cast<std::uint64_t>(static_cast<unsigned>(pixels)) * pixel_bytes;
+    }
+
+    __device__ __forceinline__ void load(const char* at, float (&values)[kCount]) const {
         if constexpr (path == Path::kStrided) {
 #pragma unroll
             for (int k = 0; k < kCount; ++k) {
-                values[k] = k < channels ? to_float(__ldg(at + k * channel_stride)) : 0.0f;
+                const char* element = at + k * channel_bytes;
+                values[k] = k < channels ? to_float(__ldg(reinterpret_cast<const T*>(element))) : 0.0f;
             }
         } else {
             Vector<T> vector;
@@ -145,16 +150,18 @@ __device__ __forceinline__ void pool_bin(const FeatureMap<T, path>& map, const R
     for (int i = 0; i < region.y.grid; ++i) {
         const Neighbours y = rows[i];
         if (y.low < 0) continue;
+        const char* const above = map.move(map.data, y.low);
+        const char* const below = map.move(map.data, y.high);
 #pragma unroll 1
         for (int j = 0; j < region.x.grid; ++j) {
             const Neighbours x = columns[j];
             if (x.low < 0) continue;
             ++inside;
             float corner[4][kCount];
-            map.load(y.low + x.low, corner[0]);
-            map.load(y.low + x.high, corner[1]);
-            map.load(y.high + x.low, corner[2]);
-            map.load(y.high + x.high, corner[3]);
+            map.load(map.move(above, x.low), corner[0]);
+            map.load(map.move(above, x.high), corner[1]);
+            map.load(map.move(below, x.low), corner[2]);
+            map.load(map.move(below, x.high), corner[3]);
             const float weight[4] = {y.low_weight * x.low_weight, y.low_weight * x.high_weight,
                                      y.high_weight * x.low_weight, y.high_weight * x.high_weight};
 #pragma unroll
@@ -205,17 +212,19 @@ __device__ __forceinline__ void copy_tile(const T* tile, T* output, int elements
     constexpr int kCount = kVector<T>;
     const bool whole = reinterpret_cast<std::uintptr_t>(output) % 16 == 0 && elements % kCount == 0;
     if (whole) {
+#pragma unroll 2
         for (int i = static_cast<int>(threadIdx.x); i < elements / kCount; i += kThreads) {
             reinterpret_cast<uint4*>(output)[i] = reinterpret_cast<const uint4*>(tile)[i];
         }
     } else {
+#pragma unroll 2
         for (int i = static_cast<int>(threadIdx.x); i < elements; i += kThreads) output[i] = tile[i];
     }
 }
 
 // Grid: (RoIs, slabs of channels).
 template <typename T, Path path, bool kMax>
-__global__ void __launch_bounds__(kThreads, 3) roi_align_kernel(const __grid_constant__ Arguments arguments) {
+__global__ void __launch_bounds__(kThreads, 4) roi_align_kernel(const __grid_constant__ Arguments arguments) {
     constexpr int kCount = kChannels<T, path>;
     __shared__ Neighbours rows[kTable], columns[kTable];
     extern __shared__ uint4 tile_memory[];
@@ -272,8 +281,11 @@ __global__ void __launch_bounds__(kThreads, 3) roi_align_kernel(const __grid_con
         const int bin = path == Path::kStrided ? item % bins : item / vectors;
         const int in_slab = kCount * (path == Path::kStrided ? item / bins : item % vectors);
         const int channel = first_channel + in_slab;
-        const FeatureMap<T, path> map = {image + channel * channel_stride, channel_stride, pixel_stride,
-                                         arguments.channels - channel};
+        const FeatureMap<T, path> map = {
+            reinterpret_cast<const char*>(image + channel * channel_stride),
+            channel_stride * static_cast<std::int64_t>(sizeof(T)),
+            static_cast<unsigned>(pixel_stride) * static_cast<unsigned>(sizeof(T)),
+            arguments.channels - channel};
         float pooled[kCount];
         pool_bin<T, path, kMax>(map, region, rows + bin / size * region.y.grid,
                                 columns + bin % size * region.x.grid, pooled);
@@ -282,12 +294,14 @@ __global__ void __launch_bounds__(kThreads, 3) roi_align_kernel(const __grid_con
 #pragma unroll
             for (int k = 0; k < kCount; ++k) store(k < map.channels ? pooled[k] : 0.0f, &vector.elements[k]);
             *reinterpret_cast<uint4*>(place(channel, bin)) = vector.raw;
+        } else if constexpr (path == Path::kVectorsToLinear) {
+            // The tile has room for whole vectors; what lies past the last channel is not copied.
+#pragma unroll
+            for (int k = 0; k < kCount; ++k) store(pooled[k], tile + (in_slab + k) * bins + bin);
         } else {
 #pragma unroll
             for (int k = 0; k < kCount; ++k) {
-                if (k >= map.channels) break;
-                store(pooled[k],
-                      path == Path::kStrided ? place(channel + k, bin) : tile + (in_slab + k) * bins + bin);
+                if (k < map.channels) store(pooled[k], place(channel + k, bin));
             }
         }
     }
