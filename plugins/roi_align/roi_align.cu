@@ -222,6 +222,67 @@ __device__ __forceinline__ void copy_tile(const T* tile, T* output, int elements
     }
 }
 
+// What a block has to do: its RoI, and where the features and the output of its slab lie.
+template <typename T>
+struct Work {
+    Region region;
+    const T* image;                              // pixel 0 of channel 0 of the RoI's image, on its level
+    std::int64_t channel_stride;                 // in elements
+    int pixel_stride;                            // in elements
+    T* output;                                   // bin 0 of channel 0 of the RoI
+    std::int64_t bin_step, output_channel_step;  // in elements
+    int first_channel, slab;
+
+    __device__ __forceinline__ T* place(int channel, int bin) const {
+        return output + bin * bin_step + channel * output_channel_step;
+    }
+};
+
+// `limit`: channels to write in all.
+template <typename T>
+__device__ __forceinline__ Work<T> make_work(const Arguments& arguments, int limit) {
+    const std::int64_t n = blockIdx.x;
+    const float4 corners = __ldg(arguments.rois + n);
+    const Box roi = {corners.x, corners.y, corners.z, corners.w};
+    const Level& level = arguments.levels[level_of(roi, arguments.thresholds, arguments.num_levels)];
+    const int size = arguments.output_size;
+    const auto axis = [&](float low, float high) {
+        return make_axis(low, high, level.spatial_scale, arguments.aligned, size, arguments.sampling_ratio);
+    };
+    const std::int64_t plane = static_cast<std::int64_t>(level.height) * level.width;
+    Work<T> work;
+    work.region.y = axis(roi.y1, roi.y2);
+    work.region.x = axis(roi.x1, roi.x2);
+    work.region.height = level.height;
+    work.region.width = level.width;
+    work.region.scale = inverse_count(work.region.y, work.region.x);
+    work.image =
+        static_cast<const T*>(level.data) + n / arguments.rois_per_image * plane * arguments.stored_channels;
+    work.channel_stride = arguments.channels_last ? 1 : plane;
+    work.pixel_stride = arguments.channels_last ? arguments.stored_channels : 1;
+    work.output = static_cast<T*>(arguments.output) + n * size * size * arguments.output_stored_channels;
+    work.bin_step = arguments.output_bin_stride;
+    work.output_channel_step = arguments.output_channel_stride;
+    work.first_channel = static_cast<int>(blockIdx.y) * arguments.slab;
+    work.slab = min(arguments.slab, limit - work.first_channel);
+    return work;
+}
+
+// Element by element, for RoIs whose samples do not fit the tables.
+template <typename T, bool kMax>
+__device__ __forceinline__ void pool_without_tables(const Arguments& arguments, const Work<T>& work) {
+    const int size = arguments.output_size, bins = size * size;
+    for (int item = static_cast<int>(threadIdx.x); item < bins * work.slab; item += kThreads) {
+        const int bin = item % bins, channel = work.first_channel + item / bins;
+        float value = 0.0f;  // also what fills up the channels of a padded layout
+        if (channel < arguments.channels) {
+            value = pool_large<T, kMax>(work.image + channel * work.channel_stride, work.pixel_stride,
+                                        work.region, bin / size, bin % size);
+        }
+        store(value, work.place(channel, bin));
+    }
+}
+
 // Grid: (RoIs, slabs of channels).
 template <typename T, Path path, bool kMax>
 __global__ void __launch_bounds__(kThreads, 4) roi_align_kernel(const __grid_constant__ Arguments arguments) {
@@ -230,86 +291,55 @@ __global__ void __launch_bounds__(kThreads, 4) roi_align_kernel(const __grid_con
     extern __shared__ uint4 tile_memory[];
     T* const tile = reinterpret_cast<T*>(tile_memory);
 
-    const std::int64_t n = blockIdx.x;
-    const float4 corners = __ldg(arguments.rois + n);
-    const Box roi = {corners.x, corners.y, corners.z, corners.w};
-    const Level& level = arguments.levels[level_of(roi, arguments.thresholds, arguments.num_levels)];
-    const int size = arguments.output_size, bins = size * size;
-    Region region;
-    region.y =
-        make_axis(roi.y1, roi.y2, level.spatial_scale, arguments.aligned, size, arguments.sampling_ratio);
-    region.x =
-        make_axis(roi.x1, roi.x2, level.spatial_scale, arguments.aligned, size, arguments.sampling_ratio);
-    region.height = level.height;
-    region.width = level.width;
-    region.scale = inverse_count(region.y, region.x);
-
-    const std::int64_t plane = static_cast<std::int64_t>(level.height) * level.width;
-    const T* const image =
-        static_cast<const T*>(level.data) + n / arguments.rois_per_image * plane * arguments.stored_channels;
-    T* const output = static_cast<T*>(arguments.output) + n * bins * arguments.output_stored_channels;
-    const std::int64_t channel_stride = arguments.channels_last ? 1 : plane;
-    const int pixel_stride = arguments.channels_last ? arguments.stored_channels : 1;
-    const auto place = [&](int channel, int bin) {
-        return output + bin * arguments.output_bin_stride + channel * arguments.output_channel_stride;
-    };
-
-    const int first_channel = static_cast<int>(blockIdx.y) * arguments.slab;
     // Channels-last output is written up to its padding, linear output up to the last channel.
-    const int limit = path == Path::kVectors ? arguments.output_stored_channels : arguments.channels;
-    const int slab = min(arguments.slab, limit - first_channel);
-
+    const Work<T> work = make_work<T>(
+        arguments, path == Path::kVectors ? arguments.output_stored_channels : arguments.channels);
+    const Region& region = work.region;
+    const int size = arguments.output_size, bins = size * size;
     if (max(region.y.grid, region.x.grid) > kTable / size) {
-        for (int item = static_cast<int>(threadIdx.x); item < bins * slab; item += kThreads) {
-            const int bin = item % bins, channel = first_channel + item / bins;
-            float value = 0.0f;
-            if (channel < arguments.channels) {
-                value = pool_large<T, kMax>(image + channel * channel_stride, pixel_stride, region,
-                                            bin / size, bin % size);
-            }
-            store(value, place(channel, bin));
-        }
+        pool_without_tables<T, kMax>(arguments, work);
         return;
     }
-
-    fill_table(region.y, size, level.height, level.width, rows);
-    fill_table(region.x, size, level.width, 1, columns);
+    fill_table(region.y, size, region.height, region.width, rows);
+    fill_table(region.x, size, region.width, 1, columns);
     __syncthreads();
-    const int vectors = (slab + kCount - 1) / kCount;
+
+    const int vectors = (work.slab + kCount - 1) / kCount;
     for (int item = static_cast<int>(threadIdx.x); item < bins * vectors; item += kThreads) {
         // Neighbouring threads read what lies side by side: channels, or bins of one plane.
         const int bin = path == Path::kStrided ? item % bins : item / vectors;
         const int in_slab = kCount * (path == Path::kStrided ? item / bins : item % vectors);
-        const int channel = first_channel + in_slab;
+        const int channel = work.first_channel + in_slab, present = arguments.channels - channel;
+        constexpr int kBytes = static_cast<int>(sizeof(T));
         const FeatureMap<T, path> map = {
-            reinterpret_cast<const char*>(image + channel * channel_stride),
-            channel_stride * static_cast<std::int64_t>(sizeof(T)),
-            static_cast<unsigned>(pixel_stride) * static_cast<unsigned>(sizeof(T)),
-            arguments.channels - channel};
+            reinterpret_cast<const char*>(work.image + channel * work.channel_stride),
+            work.channel_stride * kBytes, static_cast<unsigned>(work.pixel_stride * kBytes), present};
         float pooled[kCount];
         pool_bin<T, path, kMax>(map, region, rows + bin / size * region.y.grid,
                                 columns + bin % size * region.x.grid, pooled);
-        if constexpr (path == Path::kVectors) {
-            Vector<T> vector;
+        Vector<T> vector;
 #pragma unroll
-            for (int k = 0; k < kCount; ++k) store(k < map.channels ? pooled[k] : 0.0f, &vector.elements[k]);
-            *reinterpret_cast<uint4*>(place(channel, bin)) = vector.raw;
-        } else if constexpr (path == Path::kVectorsToLinear) {
-            // The tile has room for whole vectors; what lies past the last channel is not copied.
-#pragma unroll
-            for (int k = 0; k < kCount; ++k) store(pooled[k], tile + (in_slab + k) * bins + bin);
-        } else {
-#pragma unroll
-            for (int k = 0; k < kCount; ++k) {
-                if (k < map.channels) store(pooled[k], place(channel + k, bin));
+        for (int k = 0; k < kCount; ++k) {
+            if constexpr (path == Path::kVectors) {
+                store(k < present ? pooled[k] : 0.0f, &vector.elements[k]);
+            } else if constexpr (path == Path::kVectorsToLinear) {
+                // The tile has room for whole vectors; what lies past the last channel is not copied.
+                store(pooled[k], tile + (in_slab + k) * bins + bin);
+            } else if (k < present) {
+                store(pooled[k], work.place(channel + k, bin));
             }
+        }
+        if constexpr (path == Path::kVectors) {
+            *reinterpret_cast<uint4*>(work.place(channel, bin)) = vector.raw;
         }
     }
     if constexpr (path == Path::kVectorsToLinear) {
         __syncthreads();
-        copy_tile(tile, place(first_channel, 0), slab * bins);
+        copy_tile(tile, work.place(work.first_channel, 0), work.slab * bins);
     }
 }
+
+int divide_up(int a, int b) { return (a + b - 1) / b; }
 
 template <typename T, Path path, bool kMax>
 MrcnnStatus launch(Arguments arguments, std::int64_t rois, cudaStream_t stream) {
@@ -317,11 +347,12 @@ MrcnnStatus launch(Arguments arguments, std::int64_t rois, cudaStream_t stream) 
     const int bins = arguments.output_size * arguments.output_size;
     const int limit = path == Path::kVectors ? arguments.output_stored_channels : arguments.channels;
     // As few slabs as tiles can hold, of nearly equal size. One vector always fits, see check_attributes.
-    const int vectors = (limit + kElements - 1) / kElements;
+    const int vectors = divide_up(limit, kElements);
     const int fitting = std::max(1, kTileBytes / (bins * 16));
-    const int slabs = (vectors + fitting - 1) / fitting;
+    const int per_slab = divide_up(vectors, divide_up(vectors, fitting));
+    const int slabs = divide_up(vectors, per_slab);
     MRCNN_REQUIRE(slabs <= 65535, "RoIAlign: too many channels for one launch (got %d)", arguments.channels);
-    arguments.slab = (vectors + slabs - 1) / slabs * kElements;
+    arguments.slab = per_slab * kElements;
     const std::size_t tile_bytes =
         path == Path::kVectorsToLinear ? static_cast<std::size_t>(arguments.slab) * bins * sizeof(T) : 0;
     const dim3 grid(static_cast<unsigned>(rois), static_cast<unsigned>(slabs));

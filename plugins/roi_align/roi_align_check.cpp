@@ -77,7 +77,8 @@ MrcnnStatus check_call(const MrcnnRoIAlignParams* params, const void* rois, cons
                   "RoIAlign: output_layout must be linear, or channels last where the features are (got %d)",
                   p.output_layout);
     MRCNN_REQUIRE(p.batch >= 0, "RoIAlign: batch must not be negative (got %d)", p.batch);
-    MRCNN_REQUIRE(p.channels >= 1, "RoIAlign: expected at least one channel (got %d)", p.channels);
+    MRCNN_REQUIRE(p.channels >= 1 && p.channels <= 1 << 20, "RoIAlign: expected 1 to 2^20 channels (got %d)",
+                  p.channels);
     MRCNN_REQUIRE(p.rois_per_image >= 0, "RoIAlign: rois_per_image must not be negative (got %d)",
                   p.rois_per_image);
     const std::int64_t rois_in_all = static_cast<std::int64_t>(p.batch) * p.rois_per_image;

@@ -1,5 +1,7 @@
 #include "roi_align/roi_align_trt.h"
 
+#include <algorithm>
+
 #include "common/error.h"
 #include "common/trt_tensors.h"
 #include "roi_align/roi_align_check.h"
@@ -39,13 +41,6 @@ bool is_feature_format(const PluginTensorDesc& tensor) {
     return tensor.format == TensorFormat::kLINEAR || tensor.format == channels_last(tensor.type);
 }
 
-void require_rank(const char* name, const nvinfer1::DimsExprs& dims, std::int32_t rank) {
-    if (dims.nbDims != rank) {
-        throw PluginError(std::string(name) + " must have " + std::to_string(rank) + " dimensions (got " +
-                          std::to_string(dims.nbDims) + ")");
-    }
-}
-
 void require_equal(const char* what, const nvinfer1::IDimensionExpr* a, const nvinfer1::IDimensionExpr* b) {
     if (a->isConstant() && b->isConstant() && a->getConstantValue() != b->getConstantValue()) {
         throw PluginError(std::string(what) + " differ: " + std::to_string(a->getConstantValue()) + " and " +
@@ -53,24 +48,25 @@ void require_equal(const char* what, const nvinfer1::IDimensionExpr* a, const nv
     }
 }
 
-void check_features(const RoIAlignOp::Attributes& attributes, const PluginTensorDesc* inputs) {
-    const PluginTensorDesc& first = inputs[0];
-    for (std::size_t i = 0; i < attributes.spatial_scales.size(); ++i) {
-        const std::string name = "feature level " + std::to_string(i);
-        const PluginTensorDesc& level = inputs[i];
-        require_dims(name.c_str(), level.dims, {-1, -1, -1, -1});
-        if (!is_feature_type(level.type)) throw PluginError(name + " must be FP32 or FP16");
-        if (!is_feature_format(level)) throw PluginError(name + " must be linear or channels last");
-        if (level.type != first.type || level.format != first.format) {
-            throw PluginError(name + " must have the type and format of level 0");
-        }
-        if (level.dims.d[0] != first.dims.d[0] || level.dims.d[1] != first.dims.d[1]) {
-            throw PluginError(name + " must have the batch and channels of level 0 (got " +
-                              to_string(level.dims) + " and " + to_string(first.dims) + ")");
-        }
-        if (level.dims.d[1] < 1 || level.dims.d[2] < 1 || level.dims.d[3] < 1) {
-            throw PluginError(name + " must not be empty (got " + to_string(level.dims) + ")");
-        }
+constexpr const char* kLevelNames[] = {"feature level 0", "feature level 1", "feature level 2",
+                                       "feature level 3", "feature level 4", "feature level 5",
+                                       "feature level 6", "feature level 7"};
+static_assert(sizeof kLevelNames / sizeof kLevelNames[0] == MRCNN_MAX_LEVELS, "each level has a name");
+
+// One level, compared with the finest in what is the same at build time and at execution.
+void check_level(const char* name, const PluginTensorDesc& level, const PluginTensorDesc& first) {
+    require_dims(name, level.dims, {-1, -1, -1, -1});
+    if (!is_feature_type(level.type)) throw PluginError(std::string(name) + " must be FP32 or FP16");
+    if (!is_feature_format(level)) throw PluginError(std::string(name) + " must be linear or channels last");
+    if (level.type != first.type || level.format != first.format) {
+        throw PluginError(std::string(name) + " must have the type and format of level 0");
+    }
+    if (level.dims.d[1] < 1 || level.dims.d[2] < 1 || level.dims.d[3] < 1) {
+        throw PluginError(std::string(name) + " must not be empty (got " + to_string(level.dims) + ")");
+    }
+    if (level.dims.d[2] * level.dims.d[3] > INT32_MAX) {
+        throw PluginError(std::string(name) + " must have fewer than 2^31 pixels (got " +
+                          to_string(level.dims) + ")");
     }
 }
 
@@ -92,16 +88,12 @@ RoIAlignOp::Attributes RoIAlignOp::read(FieldReader& reader) {
     attributes.sampling_ratio = reader.integer("sampling_ratio");
     attributes.aligned = reader.integer("aligned");
     attributes.mode = reader.text("mode");
-    attributes.spatial_scales = reader.reals("spatial_scales");
+    attributes.spatial_scales = reader.reals("spatial_scales", MRCNN_MAX_LEVELS);
     attributes.canonical_size = reader.real("canonical_size");
     attributes.canonical_level = reader.integer("canonical_level");
     if (attributes.mode != "avg" && attributes.mode != "max") {
         throw PluginError("attribute 'mode' must be avg or max (got '" + attributes.mode.substr(0, 40) +
                           "')");
-    }
-    if (attributes.spatial_scales.size() > MRCNN_MAX_LEVELS) {
-        throw PluginError("attribute 'spatial_scales' must name at most " + std::to_string(MRCNN_MAX_LEVELS) +
-                          " levels (got " + std::to_string(attributes.spatial_scales.size()) + ")");
     }
     if (check_attributes(base_params(attributes)) != MRCNN_OK) throw PluginError(mrcnnLastError());
     return attributes;
@@ -137,9 +129,9 @@ void RoIAlignOp::output_shapes(const Attributes& attributes, const nvinfer1::Dim
     const std::size_t levels = attributes.spatial_scales.size();
     const nvinfer1::DimsExprs& rois = inputs[levels];
     require_rank("rois", rois, 3);
+    for (std::size_t i = 0; i < levels; ++i) require_rank(kLevelNames[i], inputs[i], 4);
     require_equal("the last dimension of rois and the coordinates of a box", rois.d[2], builder.constant(4));
     for (std::size_t i = 0; i < levels; ++i) {
-        require_rank(("feature level " + std::to_string(i)).c_str(), inputs[i], 4);
         require_equal("the batches of features and rois", inputs[i].d[0], rois.d[0]);
         require_equal("the channels of the feature levels", inputs[i].d[1], inputs[0].d[1]);
     }
@@ -155,20 +147,34 @@ bool RoIAlignOp::supports(const Attributes& attributes, std::int32_t position,
     const PluginTensorDesc& tensor = tensors[position].desc;
     const PluginTensorDesc& first = tensors[0].desc;
     if (position == levels) return is_linear(tensor, DataType::kFLOAT);
-    if (position == 0) return is_feature_type(tensor.type) && is_feature_format(tensor);
-    if (position > levels)
-        return is_linear(tensor, first.type) || (tensor.type == first.type && tensor.format == first.format);
-    return tensor.type == first.type && tensor.format == first.format;
+    if (!is_feature_type(first.type) || !is_feature_format(first) || tensor.type != first.type) return false;
+    return tensor.format == first.format || (position > levels && tensor.format == TensorFormat::kLINEAR);
+}
+
+void RoIAlignOp::check_bounds(const Attributes& attributes, const PluginTensorDesc* inputs) {
+    const std::size_t levels = attributes.spatial_scales.size();
+    const PluginTensorDesc& rois = inputs[levels];
+    require_linear("rois", rois, DataType::kFLOAT, "FP32");
+    require_dims("rois", rois.dims, {-1, -1, 4});
+    std::int64_t batch = rois.dims.d[0];
+    for (std::size_t i = 0; i < levels; ++i) {
+        check_level(kLevelNames[i], inputs[i], inputs[0]);
+        batch = std::min(batch, inputs[i].dims.d[0]);
+    }
+    if (batch * rois.dims.d[1] > INT32_MAX) {
+        throw PluginError("at most 2^31 - 1 RoIs in a batch (got " + to_string(rois.dims) + ")");
+    }
 }
 
 void RoIAlignOp::check(const Attributes& attributes, const PluginTensorDesc* inputs,
                        const PluginTensorDesc* outputs) {
-    check_features(attributes, inputs);
-    const PluginTensorDesc& first = inputs[0];
-    const PluginTensorDesc& rois = inputs[attributes.spatial_scales.size()];
-    require_linear("rois", rois, DataType::kFLOAT, "FP32");
+    check_bounds(attributes, inputs);
+    const std::size_t levels = attributes.spatial_scales.size();
+    const PluginTensorDesc &first = inputs[0], &rois = inputs[levels];
+    for (std::size_t i = 1; i < levels; ++i) {
+        require_dims(kLevelNames[i], inputs[i].dims, {first.dims.d[0], first.dims.d[1], -1, -1});
+    }
     require_dims("rois", rois.dims, {first.dims.d[0], -1, 4});
-    if (outputs == nullptr) return;
     const std::int64_t size = attributes.output_size;
     require_dims("the output", outputs[0].dims,
                  {rois.dims.d[0] * rois.dims.d[1], first.dims.d[1], size, size});

@@ -420,7 +420,8 @@ def test_wrong_attributes_are_named(kernels: Kernels, changed: dict[str, Any], w
     ("field", "value", "words"),
     [
         ("batch", -1, "batch must not be negative (got -1)"),
-        ("channels", 0, "expected at least one channel (got 0)"),
+        ("channels", 0, "expected 1 to 2^20 channels (got 0)"),
+        ("channels", 2**20 + 1, "expected 1 to 2^20 channels (got 1048577)"),
         ("rois_per_image", -5, "rois_per_image must not be negative (got -5)"),
         ("rois_per_image", 2**31 - 1, "at most 2^31 - 1 RoIs in a batch (got 4294967294)"),
         ("num_levels", 0, "expected 1 to 8 feature levels (got 0)"),
