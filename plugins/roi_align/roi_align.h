@@ -29,7 +29,7 @@ typedef struct MrcnnFeatureLevel {
 
 typedef struct MrcnnRoIAlignParams {
     int32_t batch;            // images, >= 0
-    int32_t channels;         // >= 1
+    int32_t channels;         // 1 … 2^20
     int32_t rois_per_image;   // >= 0
     int32_t output_size;      // bins a side, 1 … 32
     int32_t sampling_ratio;   // samples a bin and side; 0: ceil(bin size), as the papers have it
