@@ -37,6 +37,7 @@ COMMANDS = {
         "compare an exported model with its checkpoint, detection by detection",
     ),
     "bench": ("mrcnn.benchmarks.latency", "time an exported model against its checkpoint"),
+    "doctor": ("mrcnn.doctor", "what this machine has and misses, and what to do about it"),
 }
 
 

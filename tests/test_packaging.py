@@ -1,20 +1,28 @@
 """The installed package is whole, light to import, and its parts depend on each other one way only."""
 
 import ast
+import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import sysconfig
+import tarfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from mrcnn import __version__
 from mrcnn.cli import COMMANDS
+from mrcnn.plugins import build, toolchain
 from tests.conftest import REPOSITORY
 
 PACKAGES = ("export", "runtime", "plugins", "benchmarks")
+LIBRARIES = "mrcnn/plugins/lib"
 FOUNDATION = ("mrcnn.errors", "mrcnn.files", "mrcnn.strict", "mrcnn.description")
 
 # What `mrcnn X --help` and `import mrcnn.runtime` must do without.
@@ -45,20 +53,51 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY)
 
 
-@pytest.fixture(scope="module")
-def wheel_names(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
-    """The files inside a wheel that is built from a copy, so that nothing is left in the checkout."""
-    source = tmp_path_factory.mktemp("source")
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return copy_sources(tmp_path / "source")
+
+
+def copy_sources(source: Path) -> Path:
+    """A copy of what is packaged, so that the checkout stays as it is; with a library built in it."""
+    source.mkdir()
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
-        if (REPOSITORY / name).is_file():
-            shutil.copy(REPOSITORY / name, source)
+        shutil.copy(REPOSITORY / name, source)
+    ignored = shutil.ignore_patterns("__pycache__", "lib")
     for folder in ("mrcnn", *PACKAGES):
-        shutil.copytree(REPOSITORY / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(REPOSITORY / folder, source / folder, ignore=ignored)
+    (source / "plugins" / "lib").mkdir()
+    (source / "plugins" / "lib" / build.KERNELS).write_text("of the checkout")
+    return source
+
+
+def make_wheel(source: Path, **environment: str) -> Path:
+    """The wheel that pip makes of a folder; with the compilers of this machine, as the environment says."""
     pip = [sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation", "--quiet"]
-    subprocess.run(pip, cwd=source, check=True)
-    (wheel,) = source.glob("*.whl")
+    subprocess.run([*pip, "--wheel-dir", "dist"], cwd=source, check=True, env={**os.environ, **environment})
+    (wheel,) = (source / "dist").iterdir()
+    return wheel
+
+
+def names_in(wheel: Path) -> set[str]:
     with zipfile.ZipFile(wheel) as archive:
         return set(archive.namelist())
+
+
+def build_report(wheel: Path) -> dict[str, Any]:
+    with zipfile.ZipFile(wheel) as archive:
+        return dict(json.loads(archive.read(f"{LIBRARIES}/{build.REPORT}")))
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel without the native libraries, which is soon made."""
+    return make_wheel(copy_sources(tmp_path_factory.mktemp("wheel") / "source"), MRCNN_NATIVE="0")
+
+
+@pytest.fixture(scope="module")
+def wheel_names(wheel: Path) -> set[str]:
+    return names_in(wheel)
 
 
 def test_the_wheel_holds_every_module_where_it_is_imported_from(wheel_names: set[str]) -> None:
@@ -71,6 +110,115 @@ def test_the_wheel_holds_every_module_where_it_is_imported_from(wheel_names: set
 def test_the_wheel_holds_nothing_else(wheel_names: set[str]) -> None:
     assert {name.partition("/")[0].partition("-")[0] for name in wheel_names} == {"mrcnn"}
     assert not any(name.startswith("mrcnn/tests/") for name in wheel_names)
+
+
+def test_the_wheel_holds_the_sources_of_the_native_libraries(wheel_names: set[str]) -> None:
+    assert native_sources() <= wheel_names
+    assert "mrcnn/plugins/nms/nms.cu" in wheel_names
+
+
+def test_a_wheel_without_the_native_libraries_says_so(wheel: Path, wheel_names: set[str]) -> None:
+    assert wheel.name.endswith("-py3-none-any.whl")
+    assert {name for name in wheel_names if name.startswith(f"{LIBRARIES}/")} == {f"{LIBRARIES}/build.json"}
+    (line,) = build_report(wheel)["left_out"]
+    assert line.startswith("native libraries left out: MRCNN_NATIVE=0; ")
+
+
+def test_an_installed_package_can_build_its_native_libraries(wheel: Path, tmp_path: Path) -> None:
+    skip_without_compiler()
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    command = [sys.executable, "-m", "mrcnn.plugins.build", "--cpu-only"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"built {build.KERNELS} (mrcnn {__version__}, CPU) in ")
+    assert (tmp_path / "site" / LIBRARIES / build.KERNELS).is_file()
+
+
+def test_a_wheel_with_the_native_libraries(source: Path) -> None:
+    skip_without_compiler()
+    wheel = make_wheel(source, MRCNN_NATIVE="require", MRCNN_ARCHITECTURES="75", TENSORRT_ROOT="")
+    machine = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+    assert wheel.name == f"mrcnn-{__version__}-py3-none-{machine}.whl"
+    assert f"{LIBRARIES}/{build.KERNELS}" in names_in(wheel)
+    report = build_report(wheel)
+    assert report["architectures"] == "75"
+    for name, info in report["libraries"].items():
+        assert info.startswith(f"mrcnn {__version__}, CPU")
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extract(f"{LIBRARIES}/{name}", source)
+        assert build.library_info(source / LIBRARIES / name) == info
+    # The files of a wheel go where Python keeps those of this machine.
+    assert not any(".data/" in name for name in names_in(wheel))
+
+
+def test_without_a_compiler_a_wheel_is_made_and_says_what_it_lacks(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    wheel = make_wheel(source, PATH=str(tmp_path / "empty"), CXX="")
+    assert build_report(wheel)["libraries"] == {}
+    assert build_report(wheel)["left_out"] == [
+        "native libraries left out: no C++ compiler found; install g++ (Debian, Ubuntu: apt install g++) "
+        "and run: python -m mrcnn.plugins.build"
+    ]
+    assert f"{LIBRARIES}/{build.KERNELS}" not in names_in(wheel)
+
+
+def test_where_they_are_required_no_wheel_is_made_without_them(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    done = backend(source, "build_wheel", MRCNN_NATIVE="require", PATH=str(tmp_path / "empty"), CXX="")
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert line.startswith("error: MRCNN_NATIVE=require: native libraries left out: no C++ compiler found; ")
+
+
+def test_an_editable_install_builds_in_the_checkout(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    library = source / "plugins" / "lib" / build.KERNELS
+    done = backend(source, "build_editable", MRCNN_NATIVE="0")
+    assert done.returncode == 0, done.stderr
+    assert library.read_text() == "of the checkout", "the step is skipped"
+    done = backend(source, "build_editable", PATH=str(tmp_path / "empty"), CXX="")
+    assert done.returncode == 0, done.stderr
+    assert "mrcnn: native libraries left out: no C++ compiler found" in done.stdout
+    assert json.loads((library.parent / build.REPORT).read_text())["libraries"] == {}
+    assert not library.exists()
+
+
+def test_the_source_archive_holds_the_native_sources(source: Path) -> None:
+    done = backend(source, "build_sdist")
+    assert done.returncode == 0, done.stderr
+    (path,) = (source / "dist").glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {name.removeprefix("mrcnn/") for name in native_sources()} <= names
+    assert {"setup.py", "pyproject.toml", "plugins/build.py", "runtime/__init__.py"} <= names
+    assert not any(name.endswith(".so") for name in names)
+
+
+def backend(source: Path, hook: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """Calls a hook of the build backend, as pip does."""
+    code = f"import setuptools.build_meta as backend; backend.{hook}('dist')"
+    (source / "dist").mkdir(exist_ok=True)
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=source,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+    )
+
+
+def native_sources() -> set[str]:
+    """The files that the native libraries are compiled from, as a wheel names them."""
+    folder = REPOSITORY / "plugins"
+    files = [path for path in folder.rglob("*") if path.suffix in (".cpp", ".cu", ".h", ".cuh", ".cmake")]
+    return {f"mrcnn/{path.relative_to(REPOSITORY)}" for path in (*files, folder / "CMakeLists.txt")}
+
+
+def skip_without_compiler() -> None:
+    if toolchain.find_toolchain(toolchain.Options(cpu_only=True)).cmake is None:
+        pytest.skip("this machine has no C++ compiler or no CMake")
 
 
 @pytest.mark.parametrize("package", ["mrcnn", "mrcnn.runtime"])
