@@ -9,6 +9,7 @@ Needs neither torch nor onnxscript: a Jetson lowers the file that a workstation 
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import onnx
@@ -64,17 +65,16 @@ def _untrim(node: NodeProto, graph: onnx.GraphProto) -> list[NodeProto]:
     }
     graph.initializer.extend(numpy_helper.from_array(v, f"{name}/{k}") for k, v in constants.items())
 
-    def op(op_type: str, inputs: list[str], output: str, **attributes: int) -> NodeProto:
-        return helper.make_node(op_type, inputs, [output], name=f"{name}/{op_type.lower()}", **attributes)
+    def op(op_type: str, inputs: list[str], output: str, **attributes: Any) -> NodeProto:
+        # A layer is named after its output, as everywhere in the graph.
+        return helper.make_node(op_type, inputs, [output], name=output, **attributes)
 
     return [
         op("Reshape", [trimmed, f"{name}/shape"], f"{name}/all"),
         op("Unsqueeze", [count, f"{name}/column"], f"{name}/count"),
         op("Less", [f"{name}/ramp", f"{name}/count"], f"{name}/exists"),
         op("Cast", [f"{name}/exists"], f"{name}/one", to=TensorProto.FLOAT),
-        helper.make_node(
-            "Unsqueeze", [f"{name}/one", f"{name}/planes"], [f"{name}/mask"], name=f"{name}/unsqueeze_mask"
-        ),
+        op("Unsqueeze", [f"{name}/one", f"{name}/planes"], f"{name}/mask"),
         op("Mul", [f"{name}/all", f"{name}/mask"], name),
     ]
 

@@ -21,7 +21,7 @@ _OLDEST = 75
 
 _ENTRY = re.compile(
     r"Function properties for (?P<name>\S+)\s+"
-    r"(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads\s+"
+    r"\d+ bytes stack frame, (?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads\s+"
     r"ptxas info\s*: Used (?P<registers>\d+) registers(?:.*?(?P<shared>\d+) bytes smem)?"
 )
 
@@ -61,13 +61,9 @@ def compile_resources(source: str, architecture: int, nvcc: str = "nvcc") -> lis
         subprocess.CalledProcessError: it refused the source; its words are in `stderr`.
     """
     with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run(
-            [nvcc, "-std=c++17", "-O3", f"-arch=sm_{architecture}", f"-I{PLUGINS}", "-Werror=all-warnings"]
-            + ["-Xptxas", "-v", "-cubin", str(PLUGINS / source), "-o", f"{folder}/kernels.cubin"],
-            check=True,
-            capture_output=True,
-            text=True,
-        )
+        options = ["-std=c++17", "-O3", f"-arch=sm_{architecture}", "-Werror=all-warnings", "-Xptxas", "-v"]
+        files = [f"-I{PLUGINS}", "-cubin", str(PLUGINS / source), "-o", f"{folder}/kernels.cubin"]
+        done = subprocess.run([nvcc, *options, *files], check=True, capture_output=True, text=True)
     return parse(done.stdout + done.stderr, source, architecture)
 
 
@@ -122,7 +118,7 @@ def table(resources: Sequence[KernelResources]) -> str:
 
 def main() -> int:
     """Prints the table; 1 where a kernel of ours spills."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(prog="python -m mrcnn.plugins.resources", description=__doc__)
     parser.add_argument("architectures", nargs="*", type=int, metavar="SM", help="as 87 (default: all)")
     args = parser.parse_args()
     found: list[KernelResources] = []
