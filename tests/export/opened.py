@@ -1,0 +1,70 @@
+"""A lowered graph cut open at its plugins: all the rest, in one model that TensorRT for RTX can build."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import onnx
+from onnx import NodeProto, TensorProto, helper
+
+from mrcnn.description import METADATA_KEY, Deployment
+from mrcnn.export.lower import DOMAIN
+
+INT32, FLOAT = TensorProto.INT32, TensorProto.FLOAT
+
+
+def open_at_plugins(lowered: onnx.ModelProto) -> onnx.ModelProto:
+    """What the plugins take becomes outputs, what they give becomes inputs; for graphs of fixed size.
+
+    The result passes the checker, shapes of all values included.
+    """
+    model = onnx.ModelProto()
+    model.CopyFrom(lowered)
+    graph = model.graph
+    properties = {entry.key: entry.value for entry in model.metadata_props}
+    deployment = Deployment.from_json(properties[METADATA_KEY])
+    given = {value.name for value in (*graph.input, *graph.initializer)}
+    kept: list[NodeProto] = []
+    for node in graph.node:
+        if node.domain != DOMAIN:
+            kept.append(NodeProto.FromString(node.SerializeToString()))
+            continue
+        for place, name in enumerate(node.input):
+            if name not in given:
+                kind = INT32 if node.op_type == "MrcnnNMS" and place == 2 else FLOAT
+                graph.output.append(helper.make_tensor_value_info(name, kind, None))
+                given.add(name)
+        for name, (kind, shape) in _results(node, model, deployment).items():
+            for output in [output for output in graph.output if output.name == name]:
+                graph.output.remove(output)
+            graph.input.append(helper.make_tensor_value_info(name, kind, shape))
+            given.add(name)
+    del graph.node[:]
+    graph.node.extend(kept)
+    model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def _results(
+    node: NodeProto, model: onnx.ModelProto, deployment: Deployment
+) -> Mapping[str, tuple[int, list[int]]]:
+    """Output → (type, shape) of a plugin."""
+    assert deployment.batch is not None
+    attributes: dict[str, Any] = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    if node.op_type == "MrcnnNMS":
+        indices, count = node.output
+        rows = attributes["max_output"]
+        return {indices: (INT32, [deployment.batch, rows]), count: (INT32, [deployment.batch])}
+    rule = deployment.description
+    per_image = rule.detections.detections_per_image
+    if node.name == "box/pooled":
+        per_image = rule.proposals.post_nms_top_n
+    size = attributes["output_size"]
+    return {node.output[0]: (FLOAT, [deployment.batch * per_image, _channels(model), size, size])}
+
+
+def _channels(model: onnx.ModelProto) -> int:
+    """Channels of the feature levels: those of the last convolution that makes level 0."""
+    maker = next(node for node in model.graph.node if "features.0" in node.output)
+    weight = next(t for t in model.graph.initializer if t.name == maker.input[1])
+    return int(weight.dims[0])
