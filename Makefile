@@ -24,7 +24,7 @@ BIN := $(VENV)/bin
 # Newer than pyproject.toml, setup.py and the sources of the native libraries means: the environment holds what
 # they ask for.
 READY := $(VENV)/.ready
-NATIVE := plugins/build.py plugins/toolchain.py plugins/CMakeLists.txt $(wildcard plugins/cmake/*.cmake) \
+NATIVE := plugins/build.py plugins/toolchain.py plugins/CMakeLists.txt plugins/exports.map $(wildcard plugins/cmake/*.cmake) \
 	$(wildcard plugins/*/*.h) $(wildcard plugins/*/*.cpp) $(wildcard plugins/*/*.cu)
 PACKAGES := export runtime plugins benchmarks
 TYPES := build/types

@@ -213,7 +213,8 @@ def native_sources() -> set[str]:
     """The files that the native libraries are compiled from, as a wheel names them."""
     folder = REPOSITORY / "plugins"
     files = [path for path in folder.rglob("*") if path.suffix in (".cpp", ".cu", ".h", ".cuh", ".cmake")]
-    return {f"mrcnn/{path.relative_to(REPOSITORY)}" for path in (*files, folder / "CMakeLists.txt")}
+    others = (folder / "CMakeLists.txt", folder / "exports.map")
+    return {f"mrcnn/{path.relative_to(REPOSITORY)}" for path in (*files, *others)}
 
 
 def skip_without_compiler() -> None:

@@ -8,7 +8,7 @@ namespace {
 using nvinfer1::PluginField;
 using nvinfer1::PluginFieldType;
 
-const char* type_name(PluginFieldType type) {
+std::string type_name(PluginFieldType type) {
     switch (type) {
         case PluginFieldType::kINT32:
             return "an int32";
@@ -17,7 +17,7 @@ const char* type_name(PluginFieldType type) {
         case PluginFieldType::kCHAR:
             return "a string";
         default:
-            return "of another type";
+            return "field type " + std::to_string(static_cast<std::int32_t>(type));
     }
 }
 
@@ -75,8 +75,12 @@ float FieldReader::real(const char* name) {
     return value;
 }
 
-std::vector<float> FieldReader::reals(const char* name) {
+std::vector<float> FieldReader::reals(const char* name, std::int32_t most) {
     const PluginField& field = find(name, PluginFieldType::kFLOAT32);
+    if (field.length > most) {
+        throw PluginError(quoted(name) + " must be 1 to " + std::to_string(most) + " numbers (got " +
+                          std::to_string(field.length) + ")");
+    }
     std::vector<float> values(static_cast<std::size_t>(field.length));
     std::memcpy(values.data(), field.data, values.size() * sizeof(float));
     return values;

@@ -28,7 +28,7 @@ class FieldReader {
 
     std::int32_t integer(const char* name);
     float real(const char* name);
-    std::vector<float> reals(const char* name);
+    std::vector<float> reals(const char* name, std::int32_t most);  // 1 to `most` values
     std::string text(const char* name);
 
     // Throws PluginError if there are fields that nobody asked for.
@@ -42,8 +42,7 @@ class FieldReader {
     std::set<std::string> read_;
 };
 
-// Fields that point to the values of an object. They are made anew at each request, because those of a copied
-// object would still point to the original.
+// Fields that point to the values of an object, which must neither move nor be copied with them.
 using Fields = std::vector<nvinfer1::PluginField>;
 
 inline nvinfer1::PluginField field(const char* name, const std::int32_t* value) {

@@ -13,15 +13,19 @@
 //   static std::vector<DataType> output_types(const Attributes&, const DataType* inputs);
 //   static void output_shapes(const Attributes&, const DimsExprs* inputs, DimsExprs* outputs, IExprBuilder&);
 //   static bool supports(const Attributes&, std::int32_t position, const DynamicPluginTensorDesc* tensors);
+//   static void check_bounds(const Attributes&, const PluginTensorDesc* inputs);
+//                                                        types, formats, and each tensor's dimensions
 //   static void check(const Attributes&, const PluginTensorDesc* inputs, const PluginTensorDesc* outputs);
-//                                                        types, formats, dimensions; outputs may be null
+//                                                        the same, the outputs, and whether all fit together
 //   static std::size_t workspace(const Attributes&, const PluginTensorDesc* inputs);
-//   static MrcnnStatus enqueue(const Attributes&, const PluginTensorDesc* inputs, const PluginTensorDesc*
-//   outputs,
-//                              const void* const*, void* const*, void* workspace, cudaStream_t);
+//   static MrcnnStatus enqueue(const Attributes&, const PluginTensorDesc* input_descs,
+//                              const PluginTensorDesc* output_descs, const void* const* inputs,
+//                              void* const* outputs, void* workspace, cudaStream_t);
 //
-// `check`, `workspace` and `enqueue` get complete dimensions. Neither the registry nor a logger of TensorRT
-// is used: their interfaces changed between 10 and 11, and a library may be loaded by either.
+// `check` and `enqueue` get the sizes of an execution. `check_bounds` and `workspace` get the largest ones of
+// a profile, which TensorRT derives tensor by tensor: equal sizes may have unequal bounds. Neither the
+// registry nor a logger of TensorRT is used: their interfaces changed between 10 and 11, and a library may be
+// loaded by either.
 #ifndef MRCNN_PLUGINS_COMMON_TRT_PLUGIN_H_
 #define MRCNN_PLUGINS_COMMON_TRT_PLUGIN_H_
 
@@ -31,6 +35,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <exception>
+#include <locale>
 #include <memory>
 #include <sstream>
 #include <string>
@@ -77,7 +82,10 @@ class Plugin final : public nvinfer1::IPluginV3,
     using Attributes = typename Op::Attributes;
 
     explicit Plugin(Attributes attributes)
-        : attributes_(std::move(attributes)), timing_cache_id_(describe(Op::fields(attributes_))) {}
+        : attributes_(std::move(attributes)),
+          fields_(Op::fields(attributes_)),
+          collection_{static_cast<std::int32_t>(fields_.size()), fields_.data()},
+          timing_cache_id_(describe(fields_)) {}
 
     Plugin(const Plugin&) = delete;
     Plugin& operator=(const Plugin&) = delete;
@@ -114,7 +122,8 @@ class Plugin final : public nvinfer1::IPluginV3,
                                     const nvinfer1::DataType* inputs,
                                     std::int32_t input_count) const noexcept override {
         return guarded(Op::kName, -1, [&] {
-            check_counts(inputs, input_count, outputs, output_count);
+            check_counts(inputs, input_count, output_count);
+            require(outputs != nullptr, "the list of outputs is null");
             const std::vector<nvinfer1::DataType> types = Op::output_types(attributes_, inputs);
             for (std::int32_t i = 0; i < Op::kOutputs; ++i) outputs[i] = types[static_cast<std::size_t>(i)];
             return 0;
@@ -126,7 +135,8 @@ class Plugin final : public nvinfer1::IPluginV3,
                                  std::int32_t output_count,
                                  nvinfer1::IExprBuilder& builder) noexcept override {
         return guarded(Op::kName, -1, [&] {
-            check_counts(inputs, input_count, outputs, output_count);
+            check_counts(inputs, input_count, output_count);
+            require(outputs != nullptr, "the list of outputs is null");
             Op::output_shapes(attributes_, inputs, outputs, builder);
             return 0;
         });
@@ -141,22 +151,23 @@ class Plugin final : public nvinfer1::IPluginV3,
         return guarded(Op::kName, false, [&] { return Op::supports(attributes_, position, tensors); });
     }
 
+    // Outputs follow from the inputs, and are not always known at build time.
     std::int32_t configurePlugin(const nvinfer1::DynamicPluginTensorDesc* inputs, std::int32_t input_count,
-                                 const nvinfer1::DynamicPluginTensorDesc* outputs,
+                                 const nvinfer1::DynamicPluginTensorDesc*,
                                  std::int32_t output_count) noexcept override {
         return guarded(Op::kName, -1, [&] {
-            check_counts(inputs, input_count, outputs, output_count);
-            // Outputs follow from the inputs, and are not always known here.
-            Op::check(attributes_, largest(inputs, input_count).data(), nullptr);
+            check_counts(inputs, input_count, output_count);
+            Op::check_bounds(attributes_, largest(inputs, input_count).data());
             return 0;
         });
     }
 
+    // 0 also where configurePlugin refuses the inputs, which ends the build.
     std::size_t getWorkspaceSize(const nvinfer1::DynamicPluginTensorDesc* inputs, std::int32_t input_count,
-                                 const nvinfer1::DynamicPluginTensorDesc* outputs,
+                                 const nvinfer1::DynamicPluginTensorDesc*,
                                  std::int32_t output_count) const noexcept override {
         return guarded(Op::kName, std::size_t{0}, [&] {
-            check_counts(inputs, input_count, outputs, output_count);
+            check_counts(inputs, input_count, output_count);
             return Op::workspace(attributes_, largest(inputs, input_count).data());
         });
     }
@@ -166,7 +177,8 @@ class Plugin final : public nvinfer1::IPluginV3,
                                const nvinfer1::PluginTensorDesc* outputs,
                                std::int32_t output_count) noexcept override {
         return guarded(Op::kName, -1, [&] {
-            check_counts(inputs, input_count, outputs, output_count);
+            check_counts(inputs, input_count, output_count);
+            require(outputs != nullptr, "the list of outputs is null");
             Op::check(attributes_, inputs, outputs);
             return 0;
         });
@@ -191,25 +203,18 @@ class Plugin final : public nvinfer1::IPluginV3,
         return clone();
     }
 
-    const nvinfer1::PluginFieldCollection* getFieldsToSerialize() noexcept override {
-        return guarded<const nvinfer1::PluginFieldCollection*>(Op::kName, nullptr, [this] {
-            fields_ = Op::fields(attributes_);
-            collection_ = {static_cast<std::int32_t>(fields_.size()), fields_.data()};
-            return &collection_;
-        });
-    }
+    const nvinfer1::PluginFieldCollection* getFieldsToSerialize() noexcept override { return &collection_; }
 
   private:
-    template <typename Input, typename Output>
-    void check_counts(const Input* inputs, std::int32_t input_count, const Output* outputs,
-                      std::int32_t output_count) const {
+    template <typename Input>
+    void check_counts(const Input* inputs, std::int32_t input_count, std::int32_t output_count) const {
         const std::int32_t expected = Op::inputs(attributes_);
         if (input_count != expected || output_count != Op::kOutputs) {
             throw PluginError("expected " + std::to_string(expected) + " inputs and " +
                               std::to_string(Op::kOutputs) + " outputs (got " + std::to_string(input_count) +
                               " and " + std::to_string(output_count) + ")");
         }
-        require(inputs != nullptr && outputs != nullptr, "the list of inputs or outputs is null");
+        require(inputs != nullptr, "the list of inputs is null");
     }
 
     // The descriptions with the largest dimensions of the profile, which are what must fit.
@@ -229,6 +234,7 @@ class Plugin final : public nvinfer1::IPluginV3,
     // All attributes, so that two plugins share timings only if they do the same.
     static std::string describe(const Fields& fields) {
         std::ostringstream text;
+        text.imbue(std::locale::classic());  // the application's may group digits
         text.precision(9);
         text << Op::kName << kPluginVersion;
         for (const nvinfer1::PluginField& field : fields) {
@@ -246,10 +252,12 @@ class Plugin final : public nvinfer1::IPluginV3,
         return text.str();
     }
 
+    // In this order: each is made from the one before it. The fields point into this object, which is
+    // therefore never copied; a clone makes its own.
     Attributes attributes_;
-    std::string timing_cache_id_;
     Fields fields_;
-    nvinfer1::PluginFieldCollection collection_ = {};
+    nvinfer1::PluginFieldCollection collection_;
+    std::string timing_cache_id_;
 };
 
 template <typename Op>

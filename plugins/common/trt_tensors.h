@@ -20,21 +20,34 @@ inline std::string to_string(const nvinfer1::Dims& dims) {
     return text + ")";
 }
 
-// Throws PluginError unless the tensor has these dimensions; -1 stands for any size from 0 on.
+// Throws PluginError unless a tensor of the network has that many dimensions.
+inline void require_rank(const char* name, const nvinfer1::DimsExprs& dims, std::int32_t rank) {
+    if (dims.nbDims != rank) {
+        throw PluginError(std::string(name) + " must have " + std::to_string(rank) + " dimensions (got " +
+                          std::to_string(dims.nbDims) + ")");
+    }
+    for (std::int32_t i = 0; i < rank; ++i) {
+        if (dims.d[i] == nullptr) throw PluginError("a dimension of " + std::string(name) + " is null");
+    }
+}
+
+// Throws PluginError unless the tensor has these dimensions; -1 stands for any size from 0 on. It is called
+// in every enqueue: text is made only where there is something to say.
 inline void require_dims(const char* name, const nvinfer1::Dims& dims,
                          std::initializer_list<std::int64_t> expected) {
     bool fits = dims.nbDims == static_cast<std::int32_t>(expected.size());
-    std::string wanted;
     std::int32_t i = 0;
     for (const std::int64_t size : expected) {
         fits = fits && (size < 0 ? dims.d[i] >= 0 && dims.d[i] <= INT32_MAX : dims.d[i] == size);
-        wanted += (i == 0 ? "" : ", ") + (size < 0 ? std::string("any") : std::to_string(size));
         ++i;
     }
-    if (!fits) {
-        throw PluginError(std::string(name) + " must have the shape (" + wanted + ") (got " +
-                          to_string(dims) + ")");
+    if (fits) return;
+    std::string wanted;
+    for (const std::int64_t size : expected) {
+        wanted += (wanted.empty() ? "" : ", ") + (size < 0 ? std::string("any") : std::to_string(size));
     }
+    throw PluginError(std::string(name) + " must have the shape (" + wanted + ") (got " + to_string(dims) +
+                      ")");
 }
 
 inline void require_type(const char* name, nvinfer1::DataType type, nvinfer1::DataType expected,

@@ -1,5 +1,7 @@
 #include "nms/nms_trt.h"
 
+#include <algorithm>
+
 #include "common/error.h"
 #include "common/trt_tensors.h"
 #include "nms/nms_check.h"
@@ -22,10 +24,15 @@ MrcnnNMSParams base_params(const NMSOp::Attributes& attributes) {
     return params;
 }
 
+// The sizes are equal in all inputs, their bounds need not be: then the tightest holds for all.
 MrcnnNMSParams params_of(const NMSOp::Attributes& attributes, const PluginTensorDesc* inputs) {
+    const auto least = [inputs](int d) {
+        const std::int64_t others = std::min(inputs[kScores].dims.d[d], inputs[kGroup].dims.d[d]);
+        return static_cast<std::int32_t>(std::min(inputs[kBoxes].dims.d[d], others));
+    };
     MrcnnNMSParams params = base_params(attributes);
-    params.batch = static_cast<std::int32_t>(inputs[kBoxes].dims.d[0]);
-    params.candidates = static_cast<std::int32_t>(inputs[kBoxes].dims.d[1]);
+    params.batch = least(0);
+    params.candidates = least(1);
     return params;
 }
 
@@ -68,11 +75,9 @@ std::vector<DataType> NMSOp::output_types(const Attributes&, const DataType* inp
 void NMSOp::output_shapes(const Attributes& attributes, const nvinfer1::DimsExprs* inputs,
                           nvinfer1::DimsExprs* outputs, nvinfer1::IExprBuilder& builder) {
     const nvinfer1::DimsExprs& boxes = inputs[kBoxes];
-    if (boxes.nbDims != 3 || inputs[kScores].nbDims != 2 || inputs[kGroup].nbDims != 2) {
-        throw PluginError("boxes, scores and group must have 3, 2 and 2 dimensions (got " +
-                          std::to_string(boxes.nbDims) + ", " + std::to_string(inputs[kScores].nbDims) +
-                          " and " + std::to_string(inputs[kGroup].nbDims) + ")");
-    }
+    require_rank("boxes", boxes, 3);
+    require_rank("scores", inputs[kScores], 2);
+    require_rank("group", inputs[kGroup], 2);
     const auto differ = [](const nvinfer1::IDimensionExpr* a, const nvinfer1::IDimensionExpr* b) {
         return a->isConstant() && b->isConstant() && a->getConstantValue() != b->getConstantValue();
     };
@@ -95,18 +100,23 @@ bool NMSOp::supports(const Attributes&, std::int32_t position,
     return is_linear(tensors[position].desc, is_real ? DataType::kFLOAT : DataType::kINT32);
 }
 
-void NMSOp::check(const Attributes& attributes, const PluginTensorDesc* inputs,
-                  const PluginTensorDesc* outputs) {
+void NMSOp::check_bounds(const Attributes& attributes, const PluginTensorDesc* inputs) {
     require_linear("boxes", inputs[kBoxes], DataType::kFLOAT, "FP32");
     require_linear("scores", inputs[kScores], DataType::kFLOAT, "FP32");
     require_linear("group", inputs[kGroup], DataType::kINT32, "INT32");
     require_dims("boxes", inputs[kBoxes].dims, {-1, -1, 4});
+    require_dims("scores", inputs[kScores].dims, {-1, -1});
+    require_dims("group", inputs[kGroup].dims, {-1, -1});
+    const MrcnnNMSParams params = params_of(attributes, inputs);
+    if (check_sizes(&params) != MRCNN_OK) throw PluginError(mrcnnLastError());
+}
+
+void NMSOp::check(const Attributes& attributes, const PluginTensorDesc* inputs,
+                  const PluginTensorDesc* outputs) {
+    check_bounds(attributes, inputs);
     const std::int64_t batch = inputs[kBoxes].dims.d[0], candidates = inputs[kBoxes].dims.d[1];
     require_dims("scores", inputs[kScores].dims, {batch, candidates});
     require_dims("group", inputs[kGroup].dims, {batch, candidates});
-    const MrcnnNMSParams params = params_of(attributes, inputs);
-    if (check_sizes(&params) != MRCNN_OK) throw PluginError(mrcnnLastError());
-    if (outputs == nullptr) return;
     require_linear("indices", outputs[kIndices], DataType::kINT32, "INT32");
     require_linear("count", outputs[kCount], DataType::kINT32, "INT32");
     require_dims("indices", outputs[kIndices].dims, {batch, attributes.max_output});
@@ -114,7 +124,7 @@ void NMSOp::check(const Attributes& attributes, const PluginTensorDesc* inputs,
 }
 
 std::size_t NMSOp::workspace(const Attributes& attributes, const PluginTensorDesc* inputs) {
-    check(attributes, inputs, nullptr);
+    check_bounds(attributes, inputs);
     return workspace_bytes(params_of(attributes, inputs));
 }
 

@@ -34,6 +34,7 @@ struct NMSOp {
                               nvinfer1::DimsExprs* outputs, nvinfer1::IExprBuilder& builder);
     static bool supports(const Attributes& attributes, std::int32_t position,
                          const nvinfer1::DynamicPluginTensorDesc* tensors);
+    static void check_bounds(const Attributes& attributes, const nvinfer1::PluginTensorDesc* inputs);
     static void check(const Attributes& attributes, const nvinfer1::PluginTensorDesc* inputs,
                       const nvinfer1::PluginTensorDesc* outputs);
     static std::size_t workspace(const Attributes& attributes, const nvinfer1::PluginTensorDesc* inputs);

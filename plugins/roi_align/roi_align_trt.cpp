@@ -61,13 +61,37 @@ void check_level(const char* name, const PluginTensorDesc& level, const PluginTe
     if (level.type != first.type || level.format != first.format) {
         throw PluginError(std::string(name) + " must have the type and format of level 0");
     }
-    if (level.dims.d[1] < 1 || level.dims.d[2] < 1 || level.dims.d[3] < 1) {
-        throw PluginError(std::string(name) + " must not be empty (got " + to_string(level.dims) + ")");
+}
+
+MrcnnLayout layout_of(const PluginTensorDesc& tensor) {
+    return tensor.format == TensorFormat::kLINEAR ? MRCNN_LINEAR : MRCNN_CHANNELS_LAST;
+}
+
+// A call with features of these sizes, still without data, and with linear output. The batch is the same in
+// all inputs, its bounds need not be: then the tightest holds for all.
+MrcnnRoIAlignParams params_of(const RoIAlignOp::Attributes& attributes, const PluginTensorDesc* inputs) {
+    MrcnnRoIAlignParams params = base_params(attributes);
+    const PluginTensorDesc &first = inputs[0], &rois = inputs[params.num_levels];
+    std::int64_t batch = rois.dims.d[0];
+    for (std::int32_t i = 0; i < params.num_levels; ++i) {
+        const nvinfer1::Dims& dims = inputs[i].dims;
+        batch = std::min(batch, dims.d[0]);
+        params.levels[i].height = static_cast<std::int32_t>(dims.d[2]);
+        params.levels[i].width = static_cast<std::int32_t>(dims.d[3]);
     }
-    if (level.dims.d[2] * level.dims.d[3] > INT32_MAX) {
-        throw PluginError(std::string(name) + " must have fewer than 2^31 pixels (got " +
-                          to_string(level.dims) + ")");
-    }
+    params.batch = static_cast<std::int32_t>(batch);
+    params.channels = static_cast<std::int32_t>(first.dims.d[1]);
+    params.rois_per_image = static_cast<std::int32_t>(rois.dims.d[1]);
+    params.type = first.type == DataType::kHALF ? MRCNN_FLOAT16 : MRCNN_FLOAT32;
+    params.feature_layout = layout_of(first);
+    return params;
+}
+
+// The limits of the C interface, before there is any data.
+void check_limits(MrcnnRoIAlignParams params) {
+    alignas(16) static const char somewhere[16] = {};  // looked at for its address only
+    for (MrcnnFeatureLevel& level : params.levels) level.data = somewhere;
+    if (check_call(&params, somewhere, somewhere) != MRCNN_OK) throw PluginError(mrcnnLastError());
 }
 
 }  // namespace
@@ -156,14 +180,8 @@ void RoIAlignOp::check_bounds(const Attributes& attributes, const PluginTensorDe
     const PluginTensorDesc& rois = inputs[levels];
     require_linear("rois", rois, DataType::kFLOAT, "FP32");
     require_dims("rois", rois.dims, {-1, -1, 4});
-    std::int64_t batch = rois.dims.d[0];
-    for (std::size_t i = 0; i < levels; ++i) {
-        check_level(kLevelNames[i], inputs[i], inputs[0]);
-        batch = std::min(batch, inputs[i].dims.d[0]);
-    }
-    if (batch * rois.dims.d[1] > INT32_MAX) {
-        throw PluginError("at most 2^31 - 1 RoIs in a batch (got " + to_string(rois.dims) + ")");
-    }
+    for (std::size_t i = 0; i < levels; ++i) check_level(kLevelNames[i], inputs[i], inputs[0]);
+    check_limits(params_of(attributes, inputs));
 }
 
 void RoIAlignOp::check(const Attributes& attributes, const PluginTensorDesc* inputs,
@@ -187,23 +205,9 @@ void RoIAlignOp::check(const Attributes& attributes, const PluginTensorDesc* inp
 MrcnnStatus RoIAlignOp::enqueue(const Attributes& attributes, const PluginTensorDesc* input_descs,
                                 const PluginTensorDesc* output_descs, const void* const* inputs,
                                 void* const* outputs, void*, cudaStream_t stream) {
-    MrcnnRoIAlignParams params = base_params(attributes);
-    const PluginTensorDesc& first = input_descs[0];
-    const PluginTensorDesc& rois = input_descs[params.num_levels];
-    const auto layout = [](const PluginTensorDesc& tensor) {
-        return tensor.format == TensorFormat::kLINEAR ? MRCNN_LINEAR : MRCNN_CHANNELS_LAST;
-    };
-    params.batch = static_cast<std::int32_t>(first.dims.d[0]);
-    params.channels = static_cast<std::int32_t>(first.dims.d[1]);
-    params.rois_per_image = static_cast<std::int32_t>(rois.dims.d[1]);
-    params.type = first.type == DataType::kHALF ? MRCNN_FLOAT16 : MRCNN_FLOAT32;
-    params.feature_layout = layout(first);
-    params.output_layout = layout(output_descs[0]);
-    for (std::int32_t i = 0; i < params.num_levels; ++i) {
-        params.levels[i].data = inputs[i];
-        params.levels[i].height = static_cast<std::int32_t>(input_descs[i].dims.d[2]);
-        params.levels[i].width = static_cast<std::int32_t>(input_descs[i].dims.d[3]);
-    }
+    MrcnnRoIAlignParams params = params_of(attributes, input_descs);
+    params.output_layout = layout_of(output_descs[0]);
+    for (std::int32_t i = 0; i < params.num_levels; ++i) params.levels[i].data = inputs[i];
     return mrcnnRoIAlignCuda(&params, static_cast<const float*>(inputs[params.num_levels]), outputs[0],
                              stream);
 }
