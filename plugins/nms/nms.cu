@@ -110,7 +110,7 @@ __global__ void make_score_keys(MrcnnNMSParams params, int n, const float* score
     values[i] = static_cast<std::uint32_t>(i);
 }
 
-// Key (image, bucket); value the rank. Keeps the order of ranks, and clears what later kernels add to.
+// Key (image, bucket); value the rank.
 __global__ void make_bucket_keys(int n, const std::uint64_t* score_keys, const std::uint32_t* by_rank,
                                  const std::int32_t* group, Workspace w, std::uint64_t* keys,
                                  std::uint32_t* values) {

@@ -12,7 +12,7 @@ extern "C" {
 #endif
 
 typedef struct MrcnnNMSParams {
-    int32_t batch;          // images, >= 0
+    int32_t batch;          // images, 0 … 65535
     int32_t candidates;     // boxes per image, >= 0; batch * candidates < 2^30
     int32_t max_output;     // most boxes to keep per image, >= 1; batch * max_output < 2^31
     float iou_threshold;    // 0 … 1; suppressed if IoU > iou_threshold

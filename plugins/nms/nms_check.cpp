@@ -19,7 +19,7 @@ MrcnnStatus check_sizes(const MrcnnNMSParams* params) {
     MRCNN_REQUIRE(params != nullptr, "NMS: params is null");
     const MrcnnNMSParams& p = *params;
     MRCNN_RETURN_IF_FAILED(check_attributes(p));
-    MRCNN_REQUIRE(p.batch >= 0, "NMS: batch must not be negative (got %d)", p.batch);
+    MRCNN_REQUIRE(p.batch >= 0 && p.batch <= 65535, "NMS: batch must be 0 to 65535 images (got %d)", p.batch);
     MRCNN_REQUIRE(p.candidates >= 0, "NMS: candidates must not be negative (got %d)", p.candidates);
     const std::int64_t boxes = static_cast<std::int64_t>(p.batch) * p.candidates;
     MRCNN_REQUIRE(boxes < (std::int64_t{1} << 30), "NMS: a batch of at most 2^30 - 1 boxes (got %lld)",

@@ -47,13 +47,15 @@ typedef struct MrcnnRoIAlignParams {
 // Pools on the CPU, in the calling thread.
 //
 //   rois    float32 (batch, rois_per_image, 4), xyxy in pixels of the image
-//   output  (batch * rois_per_image, channels, output_size, output_size) of the parameters' type and layout
+//   output  (batch * rois_per_image, channels, output_size, output_size) of the parameters' type and layout;
+//           aligned to 16 bytes where that is channels last
 //
 // Returns MRCNN_OK, or MRCNN_INVALID_ARGUMENT with a message and an untouched output.
 MRCNN_API MrcnnStatus mrcnnRoIAlignCpu(const MrcnnRoIAlignParams* params, const float* rois, void* output);
 
-// The same on a GPU: data, rois and output are device memory; the launch is on `stream` (a cudaStream_t) and
-// the call does not wait for it. No workspace, no allocation, capturable in a CUDA graph.
+// The same on a GPU: data, rois (aligned to 16 bytes) and output are device memory; the launch is on `stream`
+// (a cudaStream_t) and the call does not wait for it. No workspace, no allocation, capturable in a CUDA
+// graph.
 //
 // Returns also MRCNN_CUDA_ERROR, and MRCNN_NOT_BUILT.
 MRCNN_API MrcnnStatus mrcnnRoIAlignCuda(const MrcnnRoIAlignParams* params, const float* rois, void* output,

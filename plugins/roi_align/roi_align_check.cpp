@@ -32,6 +32,8 @@ int first_level(const MrcnnRoIAlignParams& params) {
     return static_cast<int>(-std::lround(std::log2(params.levels[0].spatial_scale)));
 }
 
+bool is_aligned(const void* pointer) { return reinterpret_cast<std::uintptr_t>(pointer) % 16 == 0; }
+
 bool is_positive(float value) { return std::isfinite(value) && value > 0.0f; }
 
 MrcnnStatus check_levels(const MrcnnRoIAlignParams& p) {
@@ -87,6 +89,8 @@ MrcnnStatus check_call(const MrcnnRoIAlignParams* params, const void* rois, cons
     if (nothing_to_pool(p)) return MRCNN_OK;
     MRCNN_REQUIRE(rois != nullptr, "RoIAlign: rois is null");
     MRCNN_REQUIRE(output != nullptr, "RoIAlign: output is null");
+    MRCNN_REQUIRE(p.output_layout == MRCNN_LINEAR || is_aligned(output),
+                  "RoIAlign: channels-last output is not aligned to 16 bytes");
     for (int i = 0; i < p.num_levels; ++i) {
         const MrcnnFeatureLevel& level = p.levels[i];
         MRCNN_REQUIRE(level.height >= 1 && level.width >= 1,
@@ -96,8 +100,7 @@ MrcnnStatus check_call(const MrcnnRoIAlignParams* params, const void* rois, cons
                       "RoIAlign: feature level %d has more than 2^31 - 1 pixels (height %d, width %d)", i,
                       level.height, level.width);
         MRCNN_REQUIRE(level.data != nullptr, "RoIAlign: the data of feature level %d is null", i);
-        const bool aligned = reinterpret_cast<std::uintptr_t>(level.data) % 16 == 0;
-        MRCNN_REQUIRE(p.feature_layout == MRCNN_LINEAR || aligned,
+        MRCNN_REQUIRE(p.feature_layout == MRCNN_LINEAR || is_aligned(level.data),
                       "RoIAlign: channels-last feature level %d is not aligned to 16 bytes", i);
     }
     return MRCNN_OK;

@@ -366,7 +366,8 @@ def test_channels_last_equals_linear(kernels: Kernels, dtype: Any, channels: int
     )
     last = output_layout == "channels_last"
     shape = (18, 5, 5, stored) if last else (18, channels, 5, 5)
-    pooled = np.full(shape, np.nan, dtype)
+    pooled = aligned(shape, dtype)
+    pooled[:] = np.nan
     kernels.roi_align_cpu(params, rois.ctypes.data, pooled.ctypes.data)
     if last:
         assert not pooled[..., channels:].any(), "the padding is zero"
@@ -377,13 +378,43 @@ def test_channels_last_equals_linear(kernels: Kernels, dtype: Any, channels: int
 def to_channels_last(level: NDArray[Any], stored: int, *, fill: float) -> NDArray[Any]:
     """(B, C, H, W) → (B, H, W, stored), aligned to 16 bytes; `fill` in the channels added."""
     batch, channels, height, width = level.shape
-    size = batch * height * width * stored
-    room = np.empty(size + 16, level.dtype)
-    start = -room.ctypes.data % 16 // room.itemsize
-    result = room[start : start + size].reshape(batch, height, width, stored)
+    result = aligned((batch, height, width, stored), level.dtype)
     result[:] = fill
     result[..., :channels] = np.moveaxis(level, 1, -1)
     return result
+
+
+def aligned(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+    """Room for an array that begins at a multiple of 16 bytes."""
+    size = int(np.prod(shape))
+    room = np.empty(size + 16, dtype)
+    start = -room.ctypes.data % 16 // room.itemsize
+    return room[start : start + size].reshape(shape)
+
+
+@pytest.mark.parametrize("which", ["feature level 0", "output"])
+def test_channels_last_memory_must_be_aligned(kernels: Kernels, which: str) -> None:
+    features, output = aligned((1, 4, 4, 9), np.float32), aligned((1, 7, 7, 9), np.float32)
+    address = {"feature level 0": features.ctypes.data, "output": output.ctypes.data}
+    address[which] += 4
+    rois = np.zeros((1, 1, 4), np.float32)
+    params = roi_align_params(
+        shapes=[(1, 8, 4, 4)],
+        rois_shape=rois.shape,
+        dtype=features.dtype,
+        addresses=[address["feature level 0"]],
+        output_size=7,
+        spatial_scales=[0.25],
+        sampling_ratio=2,
+        aligned=False,
+        mode="avg",
+        canonical_size=224,
+        canonical_level=4,
+        feature_layout="channels_last",
+        output_layout="channels_last",
+    )
+    with pytest.raises(KernelError, match=f"channels-last {which} is not aligned to 16 bytes"):
+        kernels.roi_align_cpu(params, rois.ctypes.data, address["output"])
 
 
 # Refusals ------------------------------------------------------------------------------------------------

@@ -57,7 +57,7 @@ def build(variant: Variant, headers: toolchain.Tool) -> Build:
     settings = [f"-DTENSORRT_ROOT={headers.path}", "-DMRCNN_WERROR=ON"]
     if variant == "sanitized":
         settings.append("-DMRCNN_SANITIZE=ON")
-    sources = _sources(PLUGINS, ".h", ".cpp", ".cu", ".cmake", ".txt")
+    sources = _sources(PLUGINS, ".h", ".cpp", ".cu", ".cmake", ".map", ".txt")
     host_sources = _sources(HERE, ".h", ".cpp", ".txt")
 
     def compile_library(folder: Path) -> None:
