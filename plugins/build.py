@@ -342,7 +342,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Builds by hand; 0 done, 1 a part failed, 2 unusable options, 3 there is nothing to build with."""
     parser = argparse.ArgumentParser(prog=toolchain.AGAIN, description="Build the native libraries again.")
     add = parser.add_argument
-    add("--architectures", metavar="native|all|87;90", help="GPUs (default: MRCNN_ARCHITECTURES or native)")
+    add("--architectures", metavar="native|all|'87;90'", help="GPUs (default: MRCNN_ARCHITECTURES or native)")
     add("--tensorrt-root", metavar="DIR", help="folder with TensorRT's headers (default: TENSORRT_ROOT)")
     add("--cpu-only", action="store_true", help="without CUDA and TensorRT")
     add("--output", metavar="DIR", type=Path, default=SOURCES / "lib", help="default: inside the package")
@@ -357,6 +357,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             tensorrt_root=args.tensorrt_root or os.environ.get("TENSORRT_ROOT") or None,
             cpu_only=args.cpu_only,
         )
+        toolchain.check(options)
         report = build(options, args.output, keep=True, progress=status)
     except toolchain.BuildError as error:
         return _refuse(str(error))
@@ -367,6 +368,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         status.end()
     print("\n".join(report.lines()))
+    if report.libraries:
+        print(f"they are in {args.output}")
     return 1 if report.failed else 0 if report.libraries else 3
 
 

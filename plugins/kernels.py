@@ -134,14 +134,18 @@ class Kernels:
         """
         boxes = np.ascontiguousarray(boxes, np.float32)
         scores = np.ascontiguousarray(scores, np.float32)
-        group = np.ascontiguousarray(group, np.int32)
+        group = _as_int32(group)
+        _require_int32("NMS", max_output=max_output)
         if boxes.ndim != 3 or boxes.shape[2] != 4 or not boxes.shape[:2] == scores.shape == group.shape:
             raise KernelError(
                 f"NMS: boxes, scores and group must be (B, N, 4), (B, N) and (B, N) "
                 f"(got {boxes.shape}, {scores.shape} and {group.shape})"
             )
         params = interface.NMSParams(*boxes.shape[:2], max_output, iou_threshold, score_threshold)
-        indices = np.empty((params.batch, max(max_output, 0)), np.int32)
+        rows = (
+            max_output if 0 < max_output <= 2**31 // max(params.batch, 1) else 0
+        )  # else it is refused below
+        indices = np.empty((params.batch, rows), np.int32)
         count = np.empty(params.batch, np.int32)
         self.nms_cpu(params, *(array.ctypes.data for array in (boxes, scores, group, indices, count)))
         return indices, count
@@ -244,7 +248,14 @@ def roi_align_params(
         raise KernelError(f"RoIAlign: features must be float32 or float16 (got {dtype})")
     if mode not in _MODES:
         raise KernelError(f"RoIAlign: mode must be avg or max (got {mode!r})")
-    batch, channels = shapes[0][:2]
+    _require_int32(
+        "RoIAlign",
+        output_size=output_size,
+        sampling_ratio=sampling_ratio,
+        aligned=aligned,
+        canonical_level=canonical_level,
+    )
+    batch, channels = shapes[0][:2] if len(shapes[0]) == 4 else (0, 0)
     if any(len(shape) != 4 or shape[:2] != (batch, channels) for shape in shapes):
         raise KernelError(f"RoIAlign: the levels must be (B, C, H, W) with one B and C (got {list(shapes)})")
     if len(rois_shape) != 3 or rois_shape[0] != batch or rois_shape[2] != 4:
@@ -269,6 +280,21 @@ def roi_align_params(
     ):
         params.levels[i] = interface.FeatureLevel(address, height, width, scale)
     return params
+
+
+def _require_int32(op: str, **values: int) -> None:
+    """ctypes would cut an integer that is too large to the lower half of its bits."""
+    for name, value in values.items():
+        if not isinstance(value, int | np.integer) or not -(2**31) <= value < 2**31:
+            raise KernelError(f"{op}: {name} must be a whole number of 32 bits (got {value!r})")
+
+
+def _as_int32(group: NDArray[Any]) -> NDArray[np.int32]:
+    """The groups as the kernel reads them; a value that a conversion would change is refused."""
+    given = np.asarray(group)
+    if given.size and (given.dtype.kind not in "iu" or given.max() >= 2**31 or given.min() < -(2**31)):
+        raise KernelError(f"NMS: group must be whole numbers of 32 bits (got {given.dtype})")
+    return np.ascontiguousarray(given, np.int32)
 
 
 def stored_channels(channels: int, dtype: "np.dtype[Any]", layout: Layout) -> int:

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mrcnn.plugins import toolchain
+
 PLUGINS = Path(__file__).resolve().parent
 SOURCES = ("roi_align/roi_align.cu", "nms/nms.cu", "common/radix_sort.cu")
 
@@ -121,15 +123,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m mrcnn.plugins.resources", description=__doc__)
     parser.add_argument("architectures", nargs="*", type=int, metavar="SM", help="as 87 (default: all)")
     args = parser.parse_args()
+    nvcc = toolchain.find_nvcc()
+    if nvcc is None:
+        print("nvcc is not found: install the CUDA toolkit", file=sys.stderr)
+        return 3
+    known = known_architectures(str(nvcc.path))
+    unknown = sorted(set(args.architectures) - set(known))
+    if unknown:
+        print(f"nvcc {nvcc.text} does not know sm_{unknown[0]}, only {known}", file=sys.stderr)
+        return 2
     found: list[KernelResources] = []
     try:
-        for architecture in args.architectures or known_architectures():
+        for architecture in args.architectures or known:
             for source in SOURCES:
                 print(f"compiling {source} for sm_{architecture}", file=sys.stderr)
-                found += compile_resources(source, architecture)
-    except FileNotFoundError:
-        print("nvcc is not on PATH: install the CUDA toolkit", file=sys.stderr)
-        return 3
+                found += compile_resources(source, architecture, str(nvcc.path))
     except subprocess.CalledProcessError as error:
         print(error.stderr, file=sys.stderr)
         return 1

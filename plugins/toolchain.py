@@ -130,6 +130,29 @@ def find_toolchain(options: Options) -> Toolchain:
     )
 
 
+def check(options: Options) -> None:
+    """Refuses options that somebody gave and no compiler can follow, before anything is compiled.
+
+    Raises:
+        BuildError: there are no TensorRT headers in the folder, or nvcc does not know a GPU.
+    """
+    if options.cpu_only:
+        return
+    if options.tensorrt_root is not None and find_tensorrt(options.tensorrt_root) is None:
+        raise BuildError(f"NvInfer.h is neither in {options.tensorrt_root} nor in its folder include")
+    try:
+        nvcc = find_nvcc()
+        listed = answer([nvcc.path, "--list-gpu-code"]) if nvcc else ""
+    except ToolError:
+        return  # the build says what is wrong with it
+    known = set(re.findall(r"sm_(\d+)", listed))
+    wanted = re.findall(r"\d+", options.architectures)
+    unknown = [number for number in wanted if known and number not in known]
+    if unknown:
+        numbers = ", ".join(sorted(known, key=int))
+        raise BuildError(f"nvcc does not know the GPU architecture {unknown[0]} (known: {numbers})")
+
+
 def _nothing(reason: str, remedy: str, *, failed: bool = False) -> Toolchain:
     return Toolchain(missing=(LeftOut("native libraries", reason, remedy, failed),))
 

@@ -1,6 +1,7 @@
 #include "roi_align/roi_align_check.h"
 
 #include <cmath>
+#include <cstring>
 
 #include "common/error.h"
 
@@ -19,13 +20,27 @@ float level_number(float side, const MrcnnRoIAlignParams& params) {
     return std::floor(base + static_cast<float>(std::log2(static_cast<double>(ratio))) + 1e-6f);
 }
 
-// The least side whose level is `level` or a coarser one. The rule grows with the side, so that stepping over
-// the floats around the power of two finds the one where it changes.
+// The least side whose level is `level` or a coarser one. The rule grows with the side and steps near the
+// power of two; between a side below and one above it the float where it does is found by halving.
 float threshold_of(int level, const MrcnnRoIAlignParams& params) {
-    const auto nominal = std::ldexp(params.canonical_size, level - params.canonical_level);
-    float side = nominal * (1.0f - 1e-5f);
-    while (level_number(side, params) < static_cast<float>(level)) side = std::nextafter(side, INFINITY);
-    return side;
+    const float nominal = std::ldexp(params.canonical_size, level - params.canonical_level);
+    // Positive floats are ordered as their bits are.
+    const auto bits_of = [](float value) {
+        std::uint32_t bits;
+        std::memcpy(&bits, &value, sizeof bits);
+        return bits;
+    };
+    const auto side_of = [](std::uint32_t bits) {
+        float side;
+        std::memcpy(&side, &bits, sizeof side);
+        return side;
+    };
+    std::uint32_t below = bits_of(nominal * (1.0f - 1e-5f)), above = bits_of(nominal * (1.0f + 1e-5f));
+    while (above - below > 1) {
+        const std::uint32_t middle = below + (above - below) / 2;
+        (level_number(side_of(middle), params) < static_cast<float>(level) ? below : above) = middle;
+    }
+    return side_of(above);
 }
 
 int first_level(const MrcnnRoIAlignParams& params) {

@@ -304,6 +304,32 @@ def test_shapes_must_belong_together(
         )
 
 
+@pytest.mark.parametrize("group", [[0, 2**32, 0], [0.1, 0.9, 0.0], [0, -(2**31) - 1, 0], ["a", "b", "c"]])
+def test_groups_that_would_change_their_value_are_refused(kernels: Kernels, group: list[Any]) -> None:
+    with pytest.raises(KernelError, match="group must be whole numbers of 32 bits"):
+        kernels.nms(
+            np.zeros((1, 3, 4), np.float32),
+            np.zeros((1, 3), np.float32),
+            np.array([group]),
+            iou_threshold=0.5,
+            score_threshold=0,
+            max_output=3,
+        )
+
+
+@pytest.mark.parametrize("keep", [2**32 + 2, 2**40, 2.5])
+def test_a_top_k_that_would_be_cut_is_refused(kernels: Kernels, keep: Any) -> None:
+    with pytest.raises(KernelError, match="max_output must be a whole number of 32 bits"):
+        kernels.nms(
+            np.zeros((1, 3, 4), np.float32),
+            np.zeros((1, 3), np.float32),
+            np.zeros((1, 3), np.int64),
+            iou_threshold=0.5,
+            score_threshold=0,
+            max_output=keep,
+        )
+
+
 def test_the_workspace_grows_with_batch_and_candidates_only(kernels: Kernels) -> None:
     if "CUDA" not in kernels.build_info:
         pytest.skip("the kernels were built without nvcc")
