@@ -6,7 +6,7 @@ The headers say what every field and function means; a test compares names, orde
 import ctypes
 from ctypes import POINTER, Structure, c_char_p, c_float, c_int32, c_size_t, c_void_p
 
-OK, INVALID_ARGUMENT, CUDA_ERROR, NOT_BUILT = range(4)  # MrcnnStatus
+OK, INVALID_ARGUMENT, CUDA_ERROR, NOT_BUILT, OUT_OF_MEMORY = range(5)  # MrcnnStatus
 FLOAT32, FLOAT16 = range(2)  # MrcnnType
 LINEAR, CHANNELS_LAST = range(2)  # MrcnnLayout
 AVG, MAX = range(2)  # MrcnnPoolMode

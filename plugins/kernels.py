@@ -106,8 +106,9 @@ class Kernels:
         )
         if any(array.dtype != arrays[0].dtype for array in arrays):
             raise KernelError("RoIAlign: the feature levels must have one type")
+        self.level_thresholds(params)  # refuses wrong attributes before memory is taken for them
         rows = params.batch * params.rois_per_image
-        output = np.empty((rows, params.channels, max(output_size, 0), max(output_size, 0)), arrays[0].dtype)
+        output = np.empty((rows, params.channels, output_size, output_size), arrays[0].dtype)
         self.roi_align_cpu(params, rois.ctypes.data, output.ctypes.data)
         return output
 

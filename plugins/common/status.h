@@ -19,6 +19,7 @@ typedef enum MrcnnStatus {
     MRCNN_INVALID_ARGUMENT = 1,  // a pointer, size or attribute that the contract forbids
     MRCNN_CUDA_ERROR = 2,        // the driver refused a launch or a call
     MRCNN_NOT_BUILT = 3,         // this library has no CUDA part
+    MRCNN_OUT_OF_MEMORY = 4,     // of the CPU; outputs may have been written in part
 } MrcnnStatus;
 
 typedef enum MrcnnType {

@@ -268,7 +268,7 @@ __global__ void __launch_bounds__(kTile) select(MrcnnNMSParams params, std::int6
         __syncthreads();  // before warp_sums is written again
     }
     total = min(total, params.max_output);
-    for (int i = total + thread; i < params.max_output; i += kTile) own[i] = 0;
+    for (std::int64_t i = total + thread; i < params.max_output; i += kTile) own[i] = 0;
     if (thread == 0) count[image] = total;
 }
 

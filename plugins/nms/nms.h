@@ -27,7 +27,7 @@ typedef struct MrcnnNMSParams {
 //   indices  int32 (batch, max_output), candidates kept, best first; 0 past the count
 //   count    int32 (batch,)
 //
-// Returns MRCNN_OK, or MRCNN_INVALID_ARGUMENT with a message and untouched outputs.
+// Returns MRCNN_OK; MRCNN_INVALID_ARGUMENT with a message and untouched outputs; or MRCNN_OUT_OF_MEMORY.
 MRCNN_API MrcnnStatus mrcnnNMSCpu(const MrcnnNMSParams* params, const float* boxes, const float* scores,
                                   const int32_t* group, int32_t* indices, int32_t* count);
 

@@ -64,7 +64,7 @@ MrcnnStatus mrcnnNMSCpu(const MrcnnNMSParams* params, const float* boxes, const 
             std::fill(own + count[image], own + rows, 0);
         }
     } catch (const std::bad_alloc&) {
-        return mrcnn::fail(MRCNN_INVALID_ARGUMENT, "NMS: not enough memory for %d candidates",
+        return mrcnn::fail(MRCNN_OUT_OF_MEMORY, "NMS: not enough memory for %d candidates",
                            params->candidates);
     }
     return MRCNN_OK;

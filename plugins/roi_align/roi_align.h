@@ -22,14 +22,14 @@ typedef enum MrcnnPoolMode {
 // One level: a tensor (batch, channels, height, width) of the type and layout that the parameters name.
 typedef struct MrcnnFeatureLevel {
     const void* data;     // aligned to 16 bytes where the layout is channels last
-    int32_t height;       // >= 1
-    int32_t width;        // >= 1
+    int32_t height;       // 1 … 2^24; height * width < 2^31
+    int32_t width;        // 1 … 2^24
     float spatial_scale;  // size of the level relative to the image, as 0.25; > 0
 } MrcnnFeatureLevel;
 
 typedef struct MrcnnRoIAlignParams {
     int32_t batch;            // images, >= 0
-    int32_t channels;         // 1 … 2^20
+    int32_t channels;         // 1 … 2^17
     int32_t rois_per_image;   // >= 0
     int32_t output_size;      // bins a side, 1 … 32
     int32_t sampling_ratio;   // samples a bin and side; 0: ceil(bin size), as the papers have it
@@ -50,7 +50,7 @@ typedef struct MrcnnRoIAlignParams {
 //   output  (batch * rois_per_image, channels, output_size, output_size) of the parameters' type and layout;
 //           aligned to 16 bytes where that is channels last
 //
-// Returns MRCNN_OK, or MRCNN_INVALID_ARGUMENT with a message and an untouched output.
+// Returns MRCNN_OK; MRCNN_INVALID_ARGUMENT with a message and an untouched output; or MRCNN_OUT_OF_MEMORY.
 MRCNN_API MrcnnStatus mrcnnRoIAlignCpu(const MrcnnRoIAlignParams* params, const float* rois, void* output);
 
 // The same on a GPU: data, rois (aligned to 16 bytes) and output are device memory; the launch is on `stream`

@@ -20,8 +20,8 @@ float level_number(float side, const MrcnnRoIAlignParams& params) {
     return std::floor(base + static_cast<float>(std::log2(static_cast<double>(ratio))) + 1e-6f);
 }
 
-// The least side whose level is `level` or a coarser one. The rule grows with the side and steps near the
-// power of two; between a side below and one above it the float where it does is found by halving.
+// The least side whose level is `level` or a coarser one, 0 where every side has that. The rule grows with
+// the side; the float where it steps is found by halving.
 float threshold_of(int level, const MrcnnRoIAlignParams& params) {
     const float nominal = std::ldexp(params.canonical_size, level - params.canonical_level);
     // Positive floats are ordered as their bits are.
@@ -35,7 +35,8 @@ float threshold_of(int level, const MrcnnRoIAlignParams& params) {
         std::memcpy(&side, &bits, sizeof side);
         return side;
     };
-    std::uint32_t below = bits_of(nominal * (1.0f - 1e-5f)), above = bits_of(nominal * (1.0f + 1e-5f));
+    if (level_number(0.0f, params) >= static_cast<float>(level)) return 0.0f;
+    std::uint32_t below = 0, above = bits_of(nominal * (1.0f + 1e-5f));
     while (above - below > 1) {
         const std::uint32_t middle = below + (above - below) / 2;
         (level_number(side_of(middle), params) < static_cast<float>(level) ? below : above) = middle;
@@ -94,7 +95,7 @@ MrcnnStatus check_call(const MrcnnRoIAlignParams* params, const void* rois, cons
                   "RoIAlign: output_layout must be linear, or channels last where the features are (got %d)",
                   p.output_layout);
     MRCNN_REQUIRE(p.batch >= 0, "RoIAlign: batch must not be negative (got %d)", p.batch);
-    MRCNN_REQUIRE(p.channels >= 1 && p.channels <= 1 << 20, "RoIAlign: expected 1 to 2^20 channels (got %d)",
+    MRCNN_REQUIRE(p.channels >= 1 && p.channels <= 1 << 17, "RoIAlign: expected 1 to 2^17 channels (got %d)",
                   p.channels);
     MRCNN_REQUIRE(p.rois_per_image >= 0, "RoIAlign: rois_per_image must not be negative (got %d)",
                   p.rois_per_image);
@@ -111,6 +112,10 @@ MrcnnStatus check_call(const MrcnnRoIAlignParams* params, const void* rois, cons
         MRCNN_REQUIRE(level.height >= 1 && level.width >= 1,
                       "RoIAlign: feature level %d must have at least one pixel (got height %d, width %d)", i,
                       level.height, level.width);
+        // Beyond, float32 positions do not resolve pixels.
+        MRCNN_REQUIRE(level.height <= 1 << 24 && level.width <= 1 << 24,
+                      "RoIAlign: feature level %d has a side of more than 2^24 pixels (height %d, width %d)",
+                      i, level.height, level.width);
         MRCNN_REQUIRE(static_cast<std::int64_t>(level.height) * level.width <= INT32_MAX,
                       "RoIAlign: feature level %d has more than 2^31 - 1 pixels (height %d, width %d)", i,
                       level.height, level.width);

@@ -132,7 +132,7 @@ MrcnnStatus mrcnnRoIAlignCpu(const MrcnnRoIAlignParams* params, const float* roi
             mrcnn::pool_all(*params, rois, static_cast<float*>(output));
         }
     } catch (const std::bad_alloc&) {
-        return mrcnn::fail(MRCNN_INVALID_ARGUMENT, "RoIAlign: not enough memory for the samples of a RoI");
+        return mrcnn::fail(MRCNN_OUT_OF_MEMORY, "RoIAlign: not enough memory for the samples of a RoI");
     }
     return MRCNN_OK;
 }

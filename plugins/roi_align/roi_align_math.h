@@ -12,10 +12,11 @@
 namespace mrcnn {
 
 // More samples a bin and side than this come only from RoIs that no image can have; those give 0.
-constexpr float kMaxAdaptiveGrid = 1 << 20;
+constexpr float kMaxAdaptiveGrid = 1 << 16;
 
-// Grids up to this many samples are walked whole; of larger ones the part outside the map is skipped.
-constexpr int kWholeGrid = 32;
+// Grids up to this many samples, the largest sampling_ratio, are walked whole. Of larger ones, which are
+// adaptive and have steps of about a pixel, the part outside the map is skipped.
+constexpr int kWholeGrid = 64;
 
 // The level (0 = finest) of a RoI; `thresholds` are those of mrcnnRoIAlignLevelThresholds. NaN: level 0.
 MRCNN_HOST_DEVICE int level_of(const Box& roi, const float* thresholds, int num_levels) {
@@ -60,12 +61,12 @@ struct SampleRange {
 
 MRCNN_HOST_DEVICE SampleRange sample_range(const Axis& axis, int bin, int size) {
     if (axis.grid <= kWholeGrid) return {0, axis.grid};
-    const float step = axis.bin_size / static_cast<float>(axis.grid);
-    const float origin = axis.start + static_cast<float>(bin) * axis.bin_size;
+    const float step = divide(axis.bin_size, static_cast<float>(axis.grid));
+    const float origin = add(axis.start, mul(static_cast<float>(bin), axis.bin_size));
     // Two samples of slack on each side are more than rounding can move them.
-    const float first = fmaxf(floorf((-1.0f - origin) / step) - 2.0f, 0.0f);
-    const float last =
-        fminf(ceilf((static_cast<float>(size) - origin) / step) + 2.0f, static_cast<float>(axis.grid));
+    const float first = fmaxf(sub(floorf(divide(sub(-1.0f, origin), step)), 2.0f), 0.0f);
+    const float last = fminf(add(ceilf(divide(sub(static_cast<float>(size), origin), step)), 2.0f),
+                             static_cast<float>(axis.grid));
     if (!(first < last)) return {0, 0};
     return {static_cast<int>(first), static_cast<int>(last)};
 }

@@ -23,6 +23,7 @@ CONSTANTS = {
     "MRCNN_INVALID_ARGUMENT": interface.INVALID_ARGUMENT,
     "MRCNN_CUDA_ERROR": interface.CUDA_ERROR,
     "MRCNN_NOT_BUILT": interface.NOT_BUILT,
+    "MRCNN_OUT_OF_MEMORY": interface.OUT_OF_MEMORY,
     "MRCNN_FLOAT32": interface.FLOAT32,
     "MRCNN_FLOAT16": interface.FLOAT16,
     "MRCNN_LINEAR": interface.LINEAR,
