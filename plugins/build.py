@@ -43,11 +43,13 @@ class Report:
     """What a build gave.
 
     Args:
+        tensorrt_root: the folder that was named for TensorRT's headers.
         libraries: a library's file name -> what its mrcnnBuildInfo says.
         compilers: the name of each program that took part -> its version.
     """
 
     architectures: str
+    tensorrt_root: str | None = None
     libraries: Mapping[str, str] = field(default_factory=dict)
     left_out: tuple[toolchain.LeftOut, ...] = ()
     compilers: Mapping[str, str] = field(default_factory=dict)
@@ -72,6 +74,7 @@ class Report:
             "schema_version": 1,
             "mrcnn": package_version(),
             "architectures": self.architectures,
+            "tensorrt_root": self.tensorrt_root,
             "libraries": dict(self.libraries),
             "left_out": [str(part) for part in self.left_out],
             "compilers": dict(self.compilers),
@@ -100,6 +103,7 @@ def build(
         libraries, left_out = job.run() if machine.cmake else ({}, machine.missing)
         report = Report(
             architectures=options.architectures,
+            tensorrt_root=options.tensorrt_root,
             libraries={path.name: info for path, info in libraries.items()},
             left_out=left_out,
             compilers=machine.versions(),
@@ -342,7 +346,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Builds by hand; 0 done, 1 a part failed, 2 unusable options, 3 there is nothing to build with."""
     parser = argparse.ArgumentParser(prog=toolchain.AGAIN, description="Build the native libraries again.")
     add = parser.add_argument
-    add("--architectures", metavar="native|all|'87;90'", help="GPUs (default: MRCNN_ARCHITECTURES or native)")
+    add(
+        "--architectures",
+        metavar="native|all|'87;90'",
+        help="GPUs (default: MRCNN_ARCHITECTURES, else as last)",
+    )
     add("--tensorrt-root", metavar="DIR", help="folder with TensorRT's headers (default: TENSORRT_ROOT)")
     add("--cpu-only", action="store_true", help="without CUDA and TensorRT")
     add("--output", metavar="DIR", type=Path, default=SOURCES / "lib", help="default: inside the package")
@@ -350,11 +358,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.show:
         return _show(args.output)
-    status = _StatusLine()
+    status, last = _StatusLine(), _last_options(args.output)
     try:
         options = toolchain.Options(
-            architectures=args.architectures or os.environ.get("MRCNN_ARCHITECTURES") or "native",
-            tensorrt_root=args.tensorrt_root or os.environ.get("TENSORRT_ROOT") or None,
+            architectures=args.architectures or os.environ.get("MRCNN_ARCHITECTURES") or last.architectures,
+            tensorrt_root=args.tensorrt_root or os.environ.get("TENSORRT_ROOT") or last.tensorrt_root,
             cpu_only=args.cpu_only,
         )
         toolchain.check(options)
@@ -378,12 +386,32 @@ def _refuse(reason: str) -> int:
     return 2
 
 
-def _show(folder: Path) -> int:
+def _last_report(folder: Path) -> dict[str, Any]:
+    """The report of the last build into `folder`; empty without a readable one."""
     try:
-        lines = json.loads((folder / REPORT).read_text(encoding="utf-8"))["summary"]
-    except (OSError, ValueError, KeyError, TypeError):
-        lines = [f"the native libraries were not built yet; run: {toolchain.AGAIN}"]
-    print("\n".join(lines))
+        report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return report if isinstance(report, dict) else {}
+
+
+def _last_options(folder: Path) -> toolchain.Options:
+    """Those of the last build, so that one without options repeats it; TensorRT's while it is still there."""
+    report = _last_report(folder)
+    architectures, root = report.get("architectures"), report.get("tensorrt_root")
+    if not isinstance(root, str) or toolchain.find_tensorrt(root) is None:
+        root = None
+    try:
+        return toolchain.Options(architectures=str(architectures or "native"), tensorrt_root=root)
+    except toolchain.BuildError:
+        return toolchain.Options(tensorrt_root=root)
+
+
+def _show(folder: Path) -> int:
+    summary = _last_report(folder).get("summary")
+    if not isinstance(summary, list) or not summary:
+        summary = [f"the native libraries were not built yet; run: {toolchain.AGAIN}"]
+    print("\n".join(map(str, summary)))
     return 0
 
 

@@ -307,7 +307,7 @@ def find_left_out(path: Path) -> tuple[str, ...]:
     """What the last build left out, as its report says; () without a readable one."""
     try:
         return tuple(str(line) for line in json.loads(_read(path))["left_out"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return ()
 
 

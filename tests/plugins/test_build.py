@@ -275,13 +275,61 @@ def test_by_hand(
     asked = stub_build(monkeypatch, report)
     monkeypatch.setenv("MRCNN_ARCHITECTURES", "all")
     monkeypatch.setenv("TENSORRT_ROOT", "trt")
+    monkeypatch.setattr(toolchain, "check", lambda _: None)
     assert build.main([]) == status
-    assert capsys.readouterr().out.splitlines() == report.lines()
+    assert capsys.readouterr().out.splitlines()[: len(report.lines())] == report.lines()
     build.main(["--architectures", "87", "--tensorrt-root", "other", "--cpu-only"])
     assert asked == [
         Options(architectures="all", tensorrt_root="trt"),
         Options(architectures="87", tensorrt_root="other", cpu_only=True),
     ]
+
+
+def test_by_hand_without_options_repeats_the_last_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = stub_build(monkeypatch, WHOLE)
+    headers = tmp_path / "trt"
+    headers.mkdir()
+    (headers / "NvInfer.h").touch()
+    for variable in ("MRCNN_ARCHITECTURES", "TENSORRT_ROOT"):
+        monkeypatch.delenv(variable, raising=False)
+    last = {"architectures": "87;90", "tensorrt_root": str(headers)}
+    (tmp_path / build.REPORT).write_text(json.dumps(last))
+    monkeypatch.setattr(toolchain, "check", lambda _: None)
+    build.main(["--output", str(tmp_path)])
+    (headers / "NvInfer.h").unlink()
+    build.main(["--output", str(tmp_path)])
+    (tmp_path / build.REPORT).write_text('{"architectures": [1], "tensorrt_root": 2}')
+    build.main(["--output", str(tmp_path)])
+    assert asked == [
+        Options(architectures="87;90", tensorrt_root=str(headers)),
+        Options(architectures="87;90"),
+        Options(),
+    ]
+
+
+def test_a_mistyped_option_costs_no_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = stub_build(monkeypatch, WHOLE)
+    assert build.main(["--tensorrt-root", str(tmp_path)]) == 2
+    assert f"NvInfer.h is neither in {tmp_path} nor in its folder include" in capsys.readouterr().err
+    nvcc = toolchain.Tool(tmp_path / "nvcc", (13, 0))
+    monkeypatch.setattr(toolchain, "find_nvcc", lambda: nvcc)
+    monkeypatch.setattr(toolchain, "answer", lambda _: "sm_75\nsm_90\n")
+    assert build.main(["--architectures", "90;12"]) == 2
+    assert "nvcc does not know the GPU architecture 12 (known: 75, 90)" in capsys.readouterr().err
+    assert asked == []
+
+
+@pytest.mark.parametrize("text", ['{"summary": [1]}', '{"summary": "abc"}', "[" * 100_000, "no JSON"])
+def test_a_damaged_report_is_no_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    (tmp_path / build.REPORT).write_text(text)
+    assert build.main(["--show", "--output", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.strip()
 
 
 def test_by_hand_with_options_that_have_no_meaning(
