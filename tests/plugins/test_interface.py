@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mrcnn.plugins import interface
+from mrcnn.plugins.kernels import kernels_path
 from tests.conftest import REPOSITORY
 
 PLUGINS = REPOSITORY / "plugins"
@@ -107,3 +108,11 @@ def test_a_library_that_is_not_ours_is_refused(tmp_path: Path) -> None:
     subprocess.run(["cc", "-shared", "-fPIC", source, "-o", other], check=True)
     with pytest.raises(MissingRequirementError, match="undefined symbol: mrcnnLastError"):
         Kernels(other)
+
+
+def test_a_librarys_calls_stay_its_own() -> None:
+    """Else another version of it in the same process would answer them."""
+    told = subprocess.run(
+        ["readelf", "-d", kernels_path()], check=True, capture_output=True, text=True
+    ).stdout
+    assert "SYMBOLIC" in told

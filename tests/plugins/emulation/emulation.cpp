@@ -137,6 +137,11 @@ std::array<unsigned, 32> exchange(unsigned value) {
 void* dynamic_shared() { return shared.data(); }
 
 void launch(Dim3 grid, Dim3 threads, std::size_t shared_bytes, const std::function<void()>& kernel) {
+    // What every GPU refuses; the kernels' own tables leave 44 KB of the 48.
+    if (grid.y > 65535 || threads.x > 1024 || threads.y * threads.z != 1 || shared_bytes > 44 * 1024) {
+        std::fprintf(stderr, "emulation: a launch beyond the limits of a GPU\n");
+        std::abort();
+    }
     running = &kernel;
     block_size = threads;
     while (fibers.size() < threads.x) fibers.emplace_back();  // a deque: fibers must not move
