@@ -1,7 +1,7 @@
 // Runs CUDA kernels on the CPU, one block after the other, its threads as fibers that take turns.
 //
-// What it shows: indices, barriers, votes and the order of kernels, in whatever order the threads run. What
-// it does not: memory models, launch limits, speed.
+// What it shows: indices, barriers, votes, limits of a launch and the order of kernels, in whatever order the
+// threads run. What it does not: memory models, speed.
 #ifndef MRCNN_EMULATION_EMULATION_H_
 #define MRCNN_EMULATION_EMULATION_H_
 
