@@ -15,8 +15,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-# The domain of the project's own ops.
-DOMAIN = "mrcnn"
+from mrcnn.export.graph_builder import DOMAIN
 
 # Ops of ours that are plugins of libmrcnn_plugins.so.
 PLUGINS = ("MrcnnRoIAlign", "MrcnnNMS")

@@ -143,9 +143,8 @@ class Kernels:
                 f"(got {boxes.shape}, {scores.shape} and {group.shape})"
             )
         params = interface.NMSParams(*boxes.shape[:2], max_output, iou_threshold, score_threshold)
-        rows = (
-            max_output if 0 < max_output <= 2**31 // max(params.batch, 1) else 0
-        )  # else it is refused below
+        # What the library refuses below needs no room.
+        rows = max_output if 0 < max_output <= 2**31 // max(params.batch, 1) else 0
         indices = np.empty((params.batch, rows), np.int32)
         count = np.empty(params.batch, np.int32)
         self.nms_cpu(params, *(array.ctypes.data for array in (boxes, scores, group, indices, count)))

@@ -189,10 +189,14 @@ def find_compiler(timeout: float = 10) -> Tool | None:
 
 def find_nvcc(timeout: float = 10) -> Tool | None:
     """nvcc, also where it is not on PATH, as JetPack leaves it; raises as `find_tool` does."""
-    roots = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
-    folders = [Path(root, "bin") for root in (*roots, "/usr/local/cuda")]
     named = os.environ.get("CUDACXX", "").split()[:1]
-    return find_tool(*named, "nvcc", folders=folders, timeout=timeout)
+    return find_tool(*named, "nvcc", folders=cuda_folders(), timeout=timeout)
+
+
+def cuda_folders() -> list[Path]:
+    """Where the CUDA toolkit has its programs when they are not on PATH."""
+    roots = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
+    return [Path(root, "bin") for root in (*roots, "/usr/local/cuda")]
 
 
 def find_cmake(timeout: float = 10) -> Tool | None:

@@ -1,15 +1,13 @@
 """Steps that run programs of their own: compute-sanitizer over the kernels, and the plugins' host."""
 
-import os
 import re
-import shutil
-from pathlib import Path
 from typing import Any
 
 from mrcnn.benchmarks.gpu_check.build import build_target, configure, plugins_path
 from mrcnn.benchmarks.gpu_check.deadline import Deadline
 from mrcnn.benchmarks.gpu_check.shell import Ran, run
 from mrcnn.benchmarks.gpu_check.steps import FAILED, INCOMPLETE, PASSED, SKIPPED, Settings
+from mrcnn.plugins import toolchain
 
 SANITIZER_TOOLS = ("memcheck", "synccheck", "racecheck")
 
@@ -58,9 +56,8 @@ def sanitize(settings: Settings, deadline: Deadline) -> dict[str, Any]:
 
 
 def find_sanitizer() -> str | None:
-    homes = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
-    places = [str(Path(home) / "bin") for home in (*homes, "/usr/local/cuda")]
-    return shutil.which("compute-sanitizer", path=os.pathsep.join([os.environ.get("PATH", ""), *places]))
+    found = toolchain.find_program("compute-sanitizer", folders=toolchain.cuda_folders())
+    return None if found is None else str(found)
 
 
 def _under(sanitizer: str, tool: str, program: str, deadline: Deadline) -> dict[str, Any]:

@@ -20,6 +20,11 @@ inline std::string to_string(const nvinfer1::Dims& dims) {
     return text + ")";
 }
 
+// Whether two dimensions of the network are known to be unequal.
+inline bool differ(const nvinfer1::IDimensionExpr* a, const nvinfer1::IDimensionExpr* b) {
+    return a->isConstant() && b->isConstant() && a->getConstantValue() != b->getConstantValue();
+}
+
 // Throws PluginError unless a tensor of the network has that many dimensions.
 inline void require_rank(const char* name, const nvinfer1::DimsExprs& dims, std::int32_t rank) {
     if (dims.nbDims != rank) {

@@ -78,9 +78,6 @@ void NMSOp::output_shapes(const Attributes& attributes, const nvinfer1::DimsExpr
     require_rank("boxes", boxes, 3);
     require_rank("scores", inputs[kScores], 2);
     require_rank("group", inputs[kGroup], 2);
-    const auto differ = [](const nvinfer1::IDimensionExpr* a, const nvinfer1::IDimensionExpr* b) {
-        return a->isConstant() && b->isConstant() && a->getConstantValue() != b->getConstantValue();
-    };
     if (differ(boxes.d[2], builder.constant(4))) throw PluginError("boxes must have 4 coordinates");
     for (std::int32_t d = 0; d < 2; ++d) {
         if (differ(boxes.d[d], inputs[kScores].d[d]) || differ(boxes.d[d], inputs[kGroup].d[d])) {

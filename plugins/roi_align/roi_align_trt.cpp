@@ -42,7 +42,7 @@ bool is_feature_format(const PluginTensorDesc& tensor) {
 }
 
 void require_equal(const char* what, const nvinfer1::IDimensionExpr* a, const nvinfer1::IDimensionExpr* b) {
-    if (a->isConstant() && b->isConstant() && a->getConstantValue() != b->getConstantValue()) {
+    if (differ(a, b)) {
         throw PluginError(std::string(what) + " differ: " + std::to_string(a->getConstantValue()) + " and " +
                           std::to_string(b->getConstantValue()));
     }

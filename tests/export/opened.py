@@ -7,7 +7,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper
 
 from mrcnn.description import METADATA_KEY, Deployment
-from mrcnn.export.lower import DOMAIN
+from mrcnn.export.graph_builder import DOMAIN
 
 INT32, FLOAT = TensorProto.INT32, TensorProto.FLOAT
 

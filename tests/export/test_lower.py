@@ -11,7 +11,8 @@ from onnx import helper, numpy_helper
 from mrcnn.checkpoint import Checkpoint
 from mrcnn.description import ModelDescription
 from mrcnn.export import ops
-from mrcnn.export.lower import DOMAIN, PLUGINS, lower, plugin_nodes
+from mrcnn.export.graph_builder import DOMAIN
+from mrcnn.export.lower import PLUGINS, lower, plugin_nodes
 from mrcnn.export.to_onnx import InputRule, build_graph
 from mrcnn.models import architectures, build_model
 
