@@ -1,13 +1,13 @@
-"""The C interface of the kernels for ctypes: the structs and functions of `roi_align.h` and `nms.h`.
+"""The C interface of the kernels for ctypes: the structs and functions of the ops' headers.
 
 The headers say what every field and function means; a test compares names, order and sizes with them.
 """
 
 import ctypes
-from ctypes import POINTER, Structure, c_char_p, c_float, c_int32, c_size_t, c_void_p
+from ctypes import POINTER, Structure, c_char_p, c_float, c_int32, c_int64, c_size_t, c_void_p
 
 OK, INVALID_ARGUMENT, CUDA_ERROR, NOT_BUILT, OUT_OF_MEMORY = range(5)  # MrcnnStatus
-FLOAT32, FLOAT16 = range(2)  # MrcnnType
+FLOAT32, FLOAT16, UINT8 = range(3)  # MrcnnType
 LINEAR, CHANNELS_LAST = range(2)  # MrcnnLayout
 AVG, MAX = range(2)  # MrcnnPoolMode
 
@@ -58,8 +58,24 @@ class NMSParams(Structure):
     )
 
 
+class ResizeParams(Structure):
+    """`MrcnnResizeParams`."""
+
+    _fields_ = (
+        ("source_height", c_int32),
+        ("source_width", c_int32),
+        ("source_pitch", c_int64),
+        ("target_height", c_int32),
+        ("target_width", c_int32),
+        ("padded_height", c_int32),
+        ("padded_width", c_int32),
+        ("swap_channels", c_int32),
+        ("output_type", c_int32),
+    )
+
+
 # Pointers to arrays are addresses, so that memory of a GPU can be passed as well as NumPy's.
-_ROI_ALIGN, _NMS = POINTER(RoIAlignParams), POINTER(NMSParams)
+_ROI_ALIGN, _NMS, _RESIZE = POINTER(RoIAlignParams), POINTER(NMSParams), POINTER(ResizeParams)
 FUNCTIONS: dict[str, tuple[type, tuple[type, ...]]] = {
     "mrcnnLastError": (c_char_p, ()),
     "mrcnnBuildInfo": (c_char_p, ()),
@@ -69,6 +85,8 @@ FUNCTIONS: dict[str, tuple[type, tuple[type, ...]]] = {
     "mrcnnNMSCpu": (c_int32, (_NMS, *[c_void_p] * 5)),
     "mrcnnNMSCudaWorkspace": (c_int32, (_NMS, POINTER(c_size_t))),
     "mrcnnNMSCuda": (c_int32, (_NMS, *[c_void_p] * 6, c_size_t, c_void_p)),
+    "mrcnnResizeCpu": (c_int32, (_RESIZE, c_void_p, c_void_p)),
+    "mrcnnResizeCuda": (c_int32, (_RESIZE, c_void_p, c_void_p, c_void_p)),
 }
 
 

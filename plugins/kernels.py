@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from mrcnn.errors import MissingRequirementError, MrcnnError
 from mrcnn.plugins import interface
@@ -17,6 +17,7 @@ LIBRARIES = Path(__file__).resolve().parent / "lib"
 Layout = Literal["linear", "channels_last"]
 _LAYOUTS = {"linear": interface.LINEAR, "channels_last": interface.CHANNELS_LAST}
 _TYPES = {np.dtype(np.float32): interface.FLOAT32, np.dtype(np.float16): interface.FLOAT16}
+_IMAGE_TYPES = {np.dtype(np.float32): interface.FLOAT32, np.dtype(np.uint8): interface.UINT8}
 _MODES = {"avg": interface.AVG, "max": interface.MAX}
 
 
@@ -150,6 +151,50 @@ class Kernels:
         self.nms_cpu(params, *(array.ctypes.data for array in (boxes, scores, group, indices, count)))
         return indices, count
 
+    def resize(
+        self,
+        image: NDArray[np.uint8],
+        *,
+        target: tuple[int, int],
+        padded: tuple[int, int],
+        swap_channels: bool = False,
+        dtype: DTypeLike = np.float32,
+    ) -> NDArray[Any]:
+        """Resizes an image bilinearly and pads it with zeros, on the CPU; see `resize/README.md`.
+
+        Args:
+            image: (h, w, 3) uint8; rows may have gaps between them, anything else is copied first.
+            target: (height, width) of the resized image; padded: of the result.
+            swap_channels: BGR becomes RGB.
+            dtype: float32, or uint8 for rounded values.
+
+        Returns:
+            (*padded, 3) of `dtype`, 0…255.
+
+        Raises:
+            KernelError: an argument that the contract forbids.
+        """
+        if image.dtype != np.uint8:
+            raise KernelError(f"Resize: the image must be uint8 (got {image.dtype})")
+        if image.ndim != 3 or image.strides[1:] != (3, 1) or image.strides[0] < 3 * image.shape[1]:
+            image = np.ascontiguousarray(image)
+        params = resize_params(
+            shape=image.shape,
+            pitch=image.strides[0],
+            target=target,
+            padded=padded,
+            swap_channels=swap_channels,
+            dtype=dtype,
+        )
+        # What the library refuses below needs no room.
+        size = (params.padded_height, params.padded_width)
+        try:
+            output = np.empty((*(size if all(0 < side < 2**16 for side in size) else (0, 0)), 3), dtype)
+        except MemoryError as error:
+            raise KernelError(f"Resize: not enough memory for an output of {size}") from error
+        self.resize_cpu(params, image.ctypes.data, output.ctypes.data)
+        return output
+
     # The functions of the C interface; addresses instead of arrays. Each raises KernelError.
 
     def roi_align_cpu(self, params: interface.RoIAlignParams, rois: int, output: int) -> None:
@@ -196,6 +241,14 @@ class Kernels:
                 params, boxes, scores, group, indices, count, workspace, workspace_bytes, stream
             )
         )
+
+    def resize_cpu(self, params: interface.ResizeParams, source: int, output: int) -> None:
+        """`mrcnnResizeCpu`."""
+        self._check(self._library.mrcnnResizeCpu(params, source, output))
+
+    def resize_cuda(self, params: interface.ResizeParams, source: int, output: int, stream: int) -> None:
+        """`mrcnnResizeCuda`; `stream` is a cudaStream_t."""
+        self._check(self._library.mrcnnResizeCuda(params, source, output, stream))
 
     def _check(self, status: int) -> None:
         if status != interface.OK:
@@ -280,6 +333,45 @@ def roi_align_params(
     ):
         params.levels[i] = interface.FeatureLevel(address, height, width, scale)
     return params
+
+
+def resize_params(
+    *,
+    shape: tuple[int, ...],
+    target: tuple[int, int],
+    padded: tuple[int, int],
+    swap_channels: bool = False,
+    dtype: DTypeLike = np.float32,
+    pitch: int | None = None,
+) -> interface.ResizeParams:
+    """The parameters of a call.
+
+    Args:
+        shape: (h, w, 3) of the image; pitch: bytes from row to row, None where rows have no gaps.
+        target, padded: (height, width) of the resized image, and of the output.
+        dtype: of the output, float32 or uint8.
+
+    Raises:
+        KernelError: an image of other channels, a type that is not allowed, or numbers that do not fit.
+    """
+    if len(shape) != 3 or shape[2] != 3:
+        raise KernelError(f"Resize: the image must be (h, w, 3) (got {shape})")
+    if len(target) != 2 or len(padded) != 2:
+        raise KernelError(f"Resize: target and padded must be (height, width) (got {target} and {padded})")
+    if np.dtype(dtype) not in _IMAGE_TYPES:
+        raise KernelError(f"Resize: the output must be float32 or uint8 (got {np.dtype(dtype)})")
+    fields = {
+        "source_height": shape[0],
+        "source_width": shape[1],
+        "source_pitch": 3 * shape[1] if pitch is None else pitch,
+        "target_height": target[0],
+        "target_width": target[1],
+        "padded_height": padded[0],
+        "padded_width": padded[1],
+        "swap_channels": swap_channels,
+    }
+    _require_int32("Resize", **fields)
+    return interface.ResizeParams(**fields, output_type=_IMAGE_TYPES[np.dtype(dtype)])
 
 
 def _require_int32(op: str, **values: int) -> None:

@@ -5,9 +5,9 @@ steps                       what steps are given and give back; which tasks each
 isolate, deadline, shell    tasks in a process of their own, as a kernel may take it along; limits
 device                      the GPU through torch: guarded memory, graphs, events
 build, programs             the kernels; compute-sanitizer (sanitize.cpp), the host of the TensorRT plugins
-roi_align_cases, nms_cases  what is checked, seeded
+roi_align_cases, …          what is checked, seeded: RoIAlign, NMS, the resize
 check_…, compare            the checks, and what counts as equal
 workloads                   what is timed, seeded
-timing, time_kernels        how times are taken, and of what
+timing, time_…              how times are taken, and of what
 tables, publish             a result as a table; docs/kernels.md and its plot
 """

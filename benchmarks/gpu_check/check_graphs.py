@@ -1,14 +1,15 @@
-"""Both kernels inside CUDA graphs: captured once, replayed on inputs that come later."""
+"""The kernels inside CUDA graphs: captured once, replayed on inputs that come later."""
 
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from mrcnn.benchmarks.gpu_check import check_nms, check_roi_align
+from mrcnn.benchmarks.gpu_check import check_nms, check_resize, check_roi_align
 from mrcnn.benchmarks.gpu_check.device import Bench
 from mrcnn.benchmarks.gpu_check.isolate import Record, Task
 from mrcnn.benchmarks.gpu_check.nms_cases import NMSCase
+from mrcnn.benchmarks.gpu_check.resize_cases import ResizeCase
 from mrcnn.benchmarks.gpu_check.roi_align_cases import DTYPES, LAYOUTS, MODES, RoIAlignCase
 
 _REPLAYS = 3
@@ -18,7 +19,7 @@ P = TypeVar("P", contravariant=True)
 
 
 class _Run(Protocol[P]):
-    """What `RoIAlignRun` and `NMSRun` have in common."""
+    """What `RoIAlignRun`, `NMSRun` and `ResizeRun` have in common."""
 
     def load(self, prepared: P) -> None: ...
     def launch(self) -> None: ...
@@ -40,6 +41,12 @@ def graph_tasks(bench: Bench) -> Iterator[Task]:
             prepare=partial(_prepare_nms, nms_case, bench),
             run=partial(_check_nms, bench),
         )
+    for resize_case in _resize_cases():
+        yield Task(
+            name=f"graph of Resize {resize_case.name}",
+            prepare=partial(_prepare_resize, resize_case, bench),
+            run=partial(_check_resize, bench),
+        )
 
 
 def _prepare_roi_align(case: RoIAlignCase, bench: Bench) -> list[check_roi_align.Prepared]:
@@ -50,6 +57,11 @@ def _prepare_roi_align(case: RoIAlignCase, bench: Bench) -> list[check_roi_align
 def _prepare_nms(case: NMSCase, bench: Bench) -> list[check_nms.Prepared]:
     seeds = range(case.seed, case.seed + _REPLAYS)
     return [check_nms.prepare(replace(case, seed=seed), bench.kernels) for seed in seeds]
+
+
+def _prepare_resize(case: ResizeCase, bench: Bench) -> list[check_resize.Prepared]:
+    seeds = range(case.seed, case.seed + _REPLAYS)
+    return [check_resize.prepare(replace(case, seed=seed), bench.kernels) for seed in seeds]
 
 
 def _roi_align_cases() -> Iterator[RoIAlignCase]:
@@ -77,6 +89,12 @@ def _nms_cases() -> Iterator[NMSCase]:
     yield replace(base, name="no candidates", candidates=0)
 
 
+def _resize_cases() -> Iterator[ResizeCase]:
+    base = ResizeCase(seed=60_000, source=(240, 320), target=(400, 533), padded=(416, 544))
+    yield replace(base, name="float32")
+    yield replace(base, name="uint8", dtype="uint8", swap=True)
+
+
 def _check_roi_align(bench: Bench, prepared: list[check_roi_align.Prepared]) -> Record:
     run = check_roi_align.RoIAlignRun(bench, prepared[0])
     failures = []
@@ -91,6 +109,15 @@ def _check_nms(bench: Bench, prepared: list[check_nms.Prepared]) -> Record:
     failures = []
     for i, (inputs, result) in enumerate(_replayed(bench, run, prepared)):
         line = check_nms.judge(inputs, result)
+        failures += [] if line is None else [f"replay {i + 1}: {line}"]
+    return {"failures": failures + run.problems(), "case": prepared[0].case.words}
+
+
+def _check_resize(bench: Bench, prepared: list[check_resize.Prepared]) -> Record:
+    run = check_resize.ResizeRun(bench, prepared[0])
+    failures = []
+    for i, (inputs, result) in enumerate(_replayed(bench, run, prepared)):
+        line = check_resize.judge(inputs, result)
         failures += [] if line is None else [f"replay {i + 1}: {line}"]
     return {"failures": failures + run.problems(), "case": prepared[0].case.words}
 

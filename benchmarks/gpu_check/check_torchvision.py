@@ -1,4 +1,4 @@
-"""Both kernels against torchvision's CUDA operators: another program, written by others, on the same GPU."""
+"""RoIAlign and NMS against torchvision's CUDA operators: a program of others, on the same GPU."""
 
 from collections.abc import Iterator
 from dataclasses import replace

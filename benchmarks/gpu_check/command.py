@@ -45,7 +45,7 @@ _CLOCKS = ("clocks.sm", "clocks.mem", "clocks.max.sm", "clocks.max.mem", "power.
 NOT_MEASURED = (
     "other sizes, batches and GPUs",
     "allocating outputs and workspace, which are there before the first call",
-    "torchvision in a CUDA graph, which it cannot be captured in",
+    "torchvision in a CUDA graph, which most of it cannot be captured in",
     "the values of torchvision's float16 RoIAlign, which computes positions in float16: it is timed alone",
 )
 

@@ -22,7 +22,7 @@ _NO_GPU = 77
 
 
 def sanitize(settings: Settings, deadline: Deadline) -> dict[str, Any]:
-    """Runs a small program over both kernels by itself and under each tool of compute-sanitizer."""
+    """Runs a small program over all kernels by itself and under each tool of compute-sanitizer."""
     folder = settings.build / "sanitize"
     options = {"MRCNN_KERNELS": str(settings.library), "CMAKE_BUILD_TYPE": "Release"}
     source = settings.root / "benchmarks" / "gpu_check"

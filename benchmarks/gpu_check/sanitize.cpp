@@ -1,6 +1,6 @@
 // mrcnn_sanitize
 //
-// Runs both CUDA kernels on small inputs, along every path through them, and compares with the CPU functions.
+// Runs all CUDA kernels on small inputs, along every path through them, and compares with the CPU functions.
 // It is made for compute-sanitizer: no framework, every buffer an allocation of its own and exactly as large
 // as the contract says, so that a byte too far is found.
 //
@@ -20,6 +20,7 @@
 #include "common/half.h"
 #include "common/status.h"
 #include "nms/nms.h"
+#include "resize/resize.h"
 #include "roi_align/roi_align.h"
 
 namespace {
@@ -240,6 +241,42 @@ constexpr KeepCase kKeepCases[] = {
     {"without candidates", 2, 0, 20, 1, 0.5f, 0.0f, false},
 };
 
+// Resize -------------------------------------------------------------------------------------------------
+
+struct ResizeCase {
+    const char* name;
+    int source_height, source_width, gap, target_height, target_width, padded_height, padded_width, swap;
+};
+
+template <typename T>
+bool resize(const ResizeCase& c, MrcnnType type, const char* type_name) {
+    std::mt19937 random(13);
+    const std::int64_t pitch = 3 * c.source_width + c.gap;
+    // The last row needs no gap behind it.
+    std::vector<std::uint8_t> source(static_cast<std::size_t>(c.source_height * pitch - c.gap));
+    for (std::uint8_t& value : source) value = static_cast<std::uint8_t>(random());
+    const MrcnnResizeParams params = {c.source_height, c.source_width, pitch,
+                                      c.target_height, c.target_width, c.padded_height,
+                                      c.padded_width,  c.swap,         type};
+    std::vector<T> expected(3 * static_cast<std::size_t>(c.padded_height) *
+                            static_cast<std::size_t>(c.padded_width));
+    check(mrcnnResizeCpu(&params, source.data(), expected.data()));
+
+    DeviceArray<std::uint8_t> device_source(source);
+    DeviceArray<T> output(expected.size());
+    check(mrcnnResizeCuda(&params, device_source.data(), output.data(), nullptr));
+    check(cudaDeviceSynchronize(), "Resize");
+    const bool right = output.download() == expected;
+    std::printf("%s Resize %s, %s\n", right ? "ok" : "WRONG", type_name, c.name);
+    return right;
+}
+
+constexpr ResizeCase kResizeCases[] = {
+    {"of one pixel", 1, 1, 0, 1, 1, 1, 1, 0},
+    {"larger, rows that begin anywhere", 37, 41, 5, 61, 70, 63, 75, 1},
+    {"smaller, more than one block a row", 301, 703, 0, 150, 351, 160, 352, 0},
+};
+
 int run_all() {
     int checks = 0, wrong = 0;
     for (const PoolCase& c : kPoolCases) {
@@ -249,6 +286,11 @@ int run_all() {
     for (const KeepCase& c : kKeepCases) {
         ++checks;
         wrong += !keep(c);
+    }
+    for (const ResizeCase& c : kResizeCases) {
+        checks += 2;
+        wrong += !resize<float>(c, MRCNN_FLOAT32, "float32");
+        wrong += !resize<std::uint8_t>(c, MRCNN_UINT8, "uint8");
     }
     std::printf("%d checks, %d wrong\n", checks, wrong);
     return wrong == 0 ? 0 : 1;

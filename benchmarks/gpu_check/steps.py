@@ -61,9 +61,11 @@ def plan_facts(settings: Settings) -> Plan:
 
 def plan_check(settings: Settings) -> Plan:
     from mrcnn.benchmarks.gpu_check.check_nms import nms_tasks
+    from mrcnn.benchmarks.gpu_check.check_resize import resize_tasks
     from mrcnn.benchmarks.gpu_check.check_roi_align import roi_align_tasks
     from mrcnn.benchmarks.gpu_check.check_torchvision import torchvision_tasks
     from mrcnn.benchmarks.gpu_check.nms_cases import nms_cases
+    from mrcnn.benchmarks.gpu_check.resize_cases import resize_cases
     from mrcnn.benchmarks.gpu_check.roi_align_cases import roi_align_cases
 
     bench = settings.bench()
@@ -72,6 +74,7 @@ def plan_check(settings: Settings) -> Plan:
         *_alternating(
             list(roi_align_tasks(bench, roi_align_cases(quick=settings.quick))),
             list(nms_tasks(bench, nms_cases(quick=settings.quick))),
+            list(resize_tasks(bench, resize_cases(quick=settings.quick))),
         ),
     ]
     return Plan(tasks, probe=bench.gpu.synchronize)
@@ -91,10 +94,10 @@ def plan_time(settings: Settings) -> Plan:
     return Plan(list(time_tasks(bench, quick=settings.quick)), probe=bench.gpu.synchronize)
 
 
-def _alternating(first: list[Task], second: list[Task]) -> list[Task]:
-    """Both lists in turn, so that a step that is cut short has seen something of each."""
-    longer = max(len(first), len(second))
-    return [task for i in range(longer) for tasks in (first, second) for task in tasks[i : i + 1]]
+def _alternating(*lists: list[Task]) -> list[Task]:
+    """The lists in turn, so that a step that is cut short has seen something of each."""
+    longest = max(map(len, lists))
+    return [task for i in range(longest) for tasks in lists for task in tasks[i : i + 1]]
 
 
 # Steps ----------------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """The timed workloads: our kernels in each layout against torchvision's CUDA operators, and the floor.
 
 The floor of a workload is the time in which the GPU copies as many bytes as must be read and written at
-least: the pixels that samples lie between, once, the RoIs or candidates, and the output.
+least: the pixels that samples lie between, once, the RoIs or candidates, and the output. The resize is timed
+by `time_resize`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,7 @@ from mrcnn.benchmarks.gpu_check.compare import unequal_kept, unequal_values
 from mrcnn.benchmarks.gpu_check.device import Bench, Gpu
 from mrcnn.benchmarks.gpu_check.isolate import Record, Task, one_line
 from mrcnn.benchmarks.gpu_check.tables import REFERENCE
+from mrcnn.benchmarks.gpu_check.time_resize import resize_time_tasks
 from mrcnn.benchmarks.gpu_check.timing import Contender, copy_bandwidth, measure, sets_needed
 from mrcnn.benchmarks.gpu_check.workloads import Candidates
 from mrcnn.plugins import interface
@@ -64,6 +66,7 @@ def time_tasks(bench: Bench, *, quick: bool) -> Iterator[Task]:
     yield _roi_align_task(bench, torch.float16, 1000, 7, rounds)
     for name, load in NMS_LOADS.items():
         yield Task(name=name, run=partial(_time_nms, bench, load, rounds))
+    yield from resize_time_tasks(bench, rounds=rounds, quick=quick)
     if not quick:
         yield _roi_align_task(bench, torch.float16, 100, 14, rounds)
         yield _roi_align_task(bench, torch.float32, 1000, 7, rounds)

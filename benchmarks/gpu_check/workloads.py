@@ -55,6 +55,15 @@ def _neighbours(positions: NDArray[np.float64], size: int) -> NDArray[np.intp]:
     return np.unique(np.concatenate([low, np.minimum(low + 1, size - 1)]))
 
 
+def sampled_pixels(source: tuple[int, int], target: tuple[int, int]) -> int:
+    """Pixels of an image of size `source` that a bilinear resize to `target` reads at least once."""
+    read = []
+    for pixels, result in zip(source, target, strict=True):
+        positions = np.maximum((np.arange(result) + 0.5) * (pixels / result) - 0.5, 0)
+        read.append(len(_neighbours(positions, pixels)))
+    return math.prod(read)
+
+
 @dataclass(frozen=True)
 class Candidates:
     """Input of NMS for one image: boxes (N, 4) xyxy, scores (N,), no two equal, and group (N,).

@@ -2,6 +2,7 @@
 
 #include "common/error.h"
 #include "nms/nms.h"
+#include "resize/resize.h"
 #include "roi_align/roi_align.h"
 
 namespace {
@@ -21,3 +22,5 @@ MrcnnStatus mrcnnNMSCuda(const MrcnnNMSParams*, const float*, const float*, cons
                          int32_t*, void*, size_t, void*) {
     return not_built();
 }
+
+MrcnnStatus mrcnnResizeCuda(const MrcnnResizeParams*, const void*, void*, void*) { return not_built(); }

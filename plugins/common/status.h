@@ -25,6 +25,7 @@ typedef enum MrcnnStatus {
 typedef enum MrcnnType {
     MRCNN_FLOAT32 = 0,
     MRCNN_FLOAT16 = 1,
+    MRCNN_UINT8 = 2,  // of images alone
 } MrcnnType;
 
 // How a tensor (N, C, H, W) lies in memory.

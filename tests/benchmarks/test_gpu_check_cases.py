@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mrcnn.benchmarks.gpu_check import nms_cases, roi_align_cases
+from mrcnn.benchmarks.gpu_check import nms_cases, resize_cases, roi_align_cases
 from mrcnn.benchmarks.gpu_check.nms_cases import NMSCase, inputs_of
+from mrcnn.benchmarks.gpu_check.resize_cases import ResizeCase, rows_of
 from mrcnn.benchmarks.gpu_check.roi_align_cases import RoIAlignCase, features_of, rois_of, stored
 
 NO_THRESHOLDS = np.zeros(0, np.float32)
@@ -157,3 +158,38 @@ def _iou(
         return 0.0
     shared = float(sides.prod())
     return shared / float((a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod() - shared)
+
+
+class TestResize:
+    @pytest.mark.parametrize(
+        ("field", "values"),
+        [
+            ("dtype", {"float32", "uint8"}),
+            ("swap", {False, True}),
+            ("shift", {0, 1, 2, 3}),
+            ("gap", {0, 1, 8}),
+        ],
+    )
+    @pytest.mark.parametrize("quick", [False, True])
+    def test_every_value_occurs(self, field: str, values: set[object], quick: bool) -> None:
+        assert values <= {getattr(case, field) for case in resize_cases.resize_cases(quick=quick)}
+
+    def test_rows_begin_everywhere_in_a_vector_of_four(self) -> None:
+        cases = resize_cases.resize_cases(quick=True)
+        assert {case.padded[1] % 4 for case in cases} == {0, 1, 2, 3}
+
+    @pytest.mark.parametrize("quick", [False, True])
+    def test_names_are_unique_and_the_work_is_bounded(self, quick: bool) -> None:
+        cases = resize_cases.resize_cases(quick=quick)
+        assert len({case.name for case in cases}) == len(cases)
+        assert max(case.source[0] * case.pitch for case in cases) <= 4e7
+        assert max(case.padded[0] * case.padded[1] for case in cases) <= 2e6
+
+    def test_quick_is_a_part(self) -> None:
+        assert set(resize_cases.resize_cases(quick=True)) < set(resize_cases.resize_cases(quick=False))
+
+    def test_rows_depend_on_the_seed_alone_and_have_their_gap(self) -> None:
+        case = ResizeCase(source=(5, 7), gap=4, seed=1)
+        assert rows_of(case).shape == (5, 25)
+        assert np.array_equal(rows_of(case), rows_of(replace(case, dtype="uint8", swap=True)))
+        assert not np.array_equal(rows_of(case), rows_of(replace(case, seed=2)))

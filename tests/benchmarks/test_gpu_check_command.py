@@ -21,7 +21,7 @@ from mrcnn.plugins.kernels import kernels_path
 from tests.benchmarks.test_gpu_check_device import HostGpu, HostKernels, require_kernels
 from tests.conftest import REPOSITORY
 
-GRAPH_CHECKS = 11
+GRAPH_CHECKS = 13
 
 
 class SlipperyKernels(HostKernels):
@@ -112,7 +112,7 @@ def test_a_step_in_its_own_process_and_the_result(tmp_path: Path, capsys: pytest
     assert result["steps"]["graph"]["checks"] == GRAPH_CHECKS
     assert {"versions", "command", "git_commit", "created", "machine"} <= result.keys()
     text = capsys.readouterr()
-    assert "graph: passed, 11 checks" in text.err
+    assert f"graph: passed, {GRAPH_CHECKS} checks" in text.err
     assert text.out.splitlines()[-1].startswith("all right; written to ")
 
 
@@ -456,6 +456,6 @@ def test_the_sanitizers_program_compiles_and_looks_for_a_gpu(tmp_path: Path) -> 
     settings.library.write_bytes(kernels_path().read_bytes())
     record = programs.sanitize(settings, Deadline.after(120))
     if torch.cuda.is_available():
-        assert record["program"] == "20 checks, 0 wrong"
+        assert record["program"] == "26 checks, 0 wrong"
     else:
         assert record["failures"] == [{"check": "the program by itself", "wrong": ["status 77: no GPU"]}]

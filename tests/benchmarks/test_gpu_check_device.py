@@ -74,6 +74,9 @@ class HostKernels(Kernels):
         inputs = {name: addresses[name] for name in ("boxes", "scores", "group", "indices", "count")}
         self.nms_cpu(params, **inputs)
 
+    def resize_cuda(self, params: interface.ResizeParams, source: int, output: int, stream: int) -> None:  # noqa: ARG002
+        self.resize_cpu(params, source, output)
+
 
 def require_kernels() -> None:
     """Skips the test where the native library is not built."""
@@ -96,9 +99,10 @@ class Meddling(HostKernels):
         self,
         roi_align: Callable[[interface.RoIAlignParams, int, int], None] | None = None,
         nms: Callable[[interface.NMSParams, dict[str, int]], None] | None = None,
+        resize: Callable[[interface.ResizeParams, int, int], None] | None = None,
     ) -> None:
         super().__init__()
-        self._roi_align, self._nms = roi_align, nms
+        self._roi_align, self._nms, self._resize = roi_align, nms, resize
 
     def roi_align_cuda(self, params: interface.RoIAlignParams, rois: int, output: int, stream: int) -> None:
         super().roi_align_cuda(params, rois, output, stream)
@@ -109,6 +113,11 @@ class Meddling(HostKernels):
         super().nms_cuda(params, **addresses)
         if self._nms is not None:
             self._nms(params, addresses)
+
+    def resize_cuda(self, params: interface.ResizeParams, source: int, output: int, stream: int) -> None:
+        super().resize_cuda(params, source, output, stream)
+        if self._resize is not None:
+            self._resize(params, source, output)
 
 
 def memory(address: int, count: int, dtype: Any) -> "np.ndarray[Any, Any]":

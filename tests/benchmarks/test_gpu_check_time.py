@@ -9,10 +9,11 @@ pytest.importorskip("torch")
 
 import torch
 
-from mrcnn.benchmarks.gpu_check import time_kernels, timing, workloads
+from mrcnn.benchmarks.gpu_check import time_kernels, time_resize, timing, workloads
 from mrcnn.benchmarks.gpu_check.device import Bench
 from mrcnn.benchmarks.gpu_check.isolate import Task
 from mrcnn.benchmarks.gpu_check.timing import Contender, measure
+from mrcnn.plugins import interface
 from tests.benchmarks.test_gpu_check_device import HostGpu, HostKernels, Meddling, memory, require_kernels
 
 
@@ -143,6 +144,21 @@ class TestWorkloads:
                 found += int((pooled != 0).any(axis=(0, 2, 3)).sum())
         assert workloads.touched_pixels(rois, 2, 2) >= found > 0.95 * workloads.touched_pixels(rois, 2, 2)
 
+    @pytest.mark.parametrize(
+        ("source", "target", "pixels"),
+        [
+            ((4, 6), (8, 12), 4 * 6),
+            ((4, 6), (4, 6), 4 * 6),
+            ((6, 9), (2, 3), 4 * 6),  # of three rows the middle one and the next, whose weight is 0
+            ((100, 80), (10, 10), 20 * 20),
+            ((1, 1), (5, 5), 1),
+        ],
+    )
+    def test_sampled_pixels_by_hand(
+        self, source: tuple[int, int], target: tuple[int, int], pixels: int
+    ) -> None:
+        assert workloads.sampled_pixels(source, target) == pixels
+
     def test_candidates_of_the_rpn(self) -> None:
         candidates = workloads.rpn_candidates(seed=0)
         assert np.bincount(candidates.group).tolist() == [1000, 1000, 1000, 1000, 819]
@@ -204,6 +220,26 @@ class TestKernels:
         assert record["failures"] == []
         assert set(record["contenders"]) == {"ours", "torchvision"}
 
+    @pytest.mark.parametrize("load", time_resize.LOADS, ids=lambda load: load.name)
+    def test_the_resize_is_timed_and_makes_what_torch_makes(self, load: time_resize.ResizeLoad) -> None:
+        bench = Bench(HostGpu(), HostKernels())
+        record = time_resize.time_resize(bench, load, 1, None)
+        assert record["failures"] == []
+        assert set(record["contenders"]) == {"ours", "torchvision"}
+        (height, width), item = load.padded, np.dtype(load.dtype).itemsize
+        assert record["floor_bytes"] == 3 * load.source[0] * load.source[1] + 3 * height * width * item
+
+    @pytest.mark.parametrize("dtype", ["float32", "uint8"])
+    def test_another_resize_is_found(self, dtype: Any) -> None:
+        class Swapped(HostKernels):
+            def resize_cuda(self, params: interface.ResizeParams, *others: int) -> None:
+                params.swap_channels = 1
+                super().resize_cuda(params, *others)
+
+        load = time_resize.ResizeLoad((30, 40), (50, 60), (64, 64), dtype)
+        (failure,) = time_resize.time_resize(Bench(HostGpu(), Swapped()), load, 1, None)["failures"]
+        assert " of 12288 values are wrong" in failure
+
     def test_what_is_wrong_is_said_though_it_is_timed(self) -> None:
         def meddle(_: Any, a: dict[str, int]) -> None:
             memory(a["count"], 1, np.int32)[0] -= 1
@@ -230,3 +266,4 @@ class TestKernels:
         quick = [task.name for task in time_kernels.time_tasks(bench, quick=True)]
         assert set(quick) < set(full)
         assert len([name for name in full if name.startswith("RoIAlign")]) == 4
+        assert len([name for name in full if name.startswith("Resize")]) == 3

@@ -13,8 +13,9 @@ import pytest
 from numpy.typing import NDArray
 
 from mrcnn.plugins import interface
-from mrcnn.plugins.kernels import Kernels, roi_align_params, stored_channels
+from mrcnn.plugins.kernels import Kernels, resize_params, roi_align_params, stored_channels
 from tests.plugins.emulation.build import as_cpp, build
+from tests.plugins.test_resize import Dtype, FencedImage, Size, expected, noise
 from tests.plugins.test_roi_align import SCALES, STRANGE, pyramid, random_rois, to_channels_last
 
 # The kernel adds the four products of a sample in the same order; sums are equal, too.
@@ -44,12 +45,12 @@ def order(request: pytest.FixtureRequest, library: Path) -> Iterator[None]:
 
 
 class Guarded:
-    """Memory aligned to 64 bytes, poisoned, with guard bytes on both sides."""
+    """Memory aligned to 64 bytes, moved on by `offset` bytes, poisoned, with guard bytes on both sides."""
 
-    def __init__(self, shape: tuple[int, ...], dtype: Any) -> None:
+    def __init__(self, shape: tuple[int, ...], dtype: Any, offset: int = 0) -> None:
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        self._room = np.full(size + 3 * _GUARD, _POISON, np.uint8)
-        start = -self._room.ctypes.data % _GUARD + _GUARD
+        self._room = np.full(size + offset + 3 * _GUARD, _POISON, np.uint8)
+        start = -self._room.ctypes.data % _GUARD + _GUARD + offset
         self._outside = np.r_[0:start, start + size : len(self._room)]
         self.array = self._room[start : start + size].view(dtype).reshape(shape)
         self.address = self.array.ctypes.data
@@ -219,6 +220,63 @@ def test_no_candidates(emulated: Kernels) -> None:
     assert not indices.array.any()
     assert not counts.array.any()
     indices.check()
+
+
+# Resize --------------------------------------------------------------------------------------------------
+
+RESIZE_CASES: list[tuple[Size, Size, Size]] = [
+    # source, target, padded
+    ((1, 1), (1, 1), (1, 1)),
+    ((2, 2), (4, 4), (4, 4)),
+    ((5, 7), (5, 7), (5, 7)),
+    ((9, 13), (4, 5), (6, 9)),  # rows of 27 values, each begins elsewhere in a vector
+    ((9, 13), (4, 5), (6, 10)),
+    ((9, 13), (4, 5), (4, 11)),
+    ((9, 13), (4, 5), (6, 8)),
+    ((4, 300), (3, 200), (5, 352)),  # more than one block a row, the last of padding alone
+    ((3, 1), (2, 171), (2, 171)),  # 513 values, one more than a block has
+    ((1, 90), (2, 170), (2, 170)),
+    ((40, 50), (1, 1), (3, 3)),
+]
+
+
+@pytest.mark.parametrize("case", RESIZE_CASES, ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+@pytest.mark.parametrize("swap", [False, True])
+@pytest.mark.usefixtures("order")
+def test_resize_equals_numpy_bit_by_bit(
+    emulated: Kernels, case: tuple[Size, Size, Size], dtype: Dtype, swap: bool
+) -> None:
+    source, target, padded = case
+    for shift in range(4):  # places where the output may begin, in values
+        gap = 5 * shift
+        given = Guarded((source[0], 3 * source[1] + gap), np.uint8, offset=shift)
+        ours = Guarded((*padded, 3), dtype, offset=shift * np.dtype(dtype).itemsize)
+        image = noise(np.random.default_rng(shift), *source)
+        given.array[:, : 3 * source[1]] = image.reshape(source[0], -1)
+        params = resize_params(
+            shape=image.shape,
+            pitch=given.array.strides[0],
+            target=target,
+            padded=padded,
+            swap_channels=swap,
+            dtype=dtype,
+        )
+        emulated.resize_cuda(params, given.address, ours.address, 0)
+        ours.check()
+        given.check()
+        theirs = expected(image[..., ::-1] if swap else image, target, padded, dtype)
+        assert ours.array.tobytes() == theirs.tobytes()
+
+
+@pytest.mark.parametrize("width", range(1, 7))
+def test_resize_reads_nothing_behind_the_source(emulated: Kernels, width: int) -> None:
+    image = FencedImage(noise(np.random.default_rng(width), 2, width)).array
+    for size in ((2, width), (1, 1), (3, 11), (2, 12), (1, 13)):
+        output = np.empty((*size, 3), np.float32)
+        params = resize_params(shape=image.shape, target=size, padded=size)
+        emulated.resize_cuda(params, image.ctypes.data, output.ctypes.data, 0)
+        assert output.tobytes() == expected(image, size, size, "float32").tobytes()
 
 
 # The emulation itself ------------------------------------------------------------------------------------

@@ -12,12 +12,13 @@ from mrcnn.plugins.kernels import kernels_path
 from tests.conftest import REPOSITORY
 
 PLUGINS = REPOSITORY / "plugins"
-HEADERS = ("common/status.h", "roi_align/roi_align.h", "nms/nms.h")
+HEADERS = ("common/status.h", "roi_align/roi_align.h", "nms/nms.h", "resize/resize.h")
 
 STRUCTS: dict[str, type[ctypes.Structure]] = {
     "MrcnnFeatureLevel": interface.FeatureLevel,
     "MrcnnRoIAlignParams": interface.RoIAlignParams,
     "MrcnnNMSParams": interface.NMSParams,
+    "MrcnnResizeParams": interface.ResizeParams,
 }
 CONSTANTS = {
     "MRCNN_OK": interface.OK,
@@ -27,6 +28,7 @@ CONSTANTS = {
     "MRCNN_OUT_OF_MEMORY": interface.OUT_OF_MEMORY,
     "MRCNN_FLOAT32": interface.FLOAT32,
     "MRCNN_FLOAT16": interface.FLOAT16,
+    "MRCNN_UINT8": interface.UINT8,
     "MRCNN_LINEAR": interface.LINEAR,
     "MRCNN_CHANNELS_LAST": interface.CHANNELS_LAST,
     "MRCNN_AVG": interface.AVG,
@@ -86,10 +88,11 @@ def test_no_kernel_knows_a_framework() -> None:
     assert not wrong
 
 
-@pytest.mark.parametrize("op", ["roi_align", "nms"])
-def test_every_op_has_the_same_files(op: str) -> None:
+@pytest.mark.parametrize(("op", "is_plugin"), [("roi_align", True), ("nms", True), ("resize", False)])
+def test_every_op_has_the_same_files(op: str, is_plugin: bool) -> None:
     wanted = {"README.md", f"{op}.h", f"{op}.cu"}
-    wanted |= {f"{op}_{part}" for part in ("math.h", "check.h", "check.cpp", "cpu.cpp", "trt.h", "trt.cpp")}
+    wanted |= {f"{op}_{part}" for part in ("math.h", "check.h", "check.cpp", "cpu.cpp")}
+    wanted |= {f"{op}_trt.{kind}" for kind in ("h", "cpp") if is_plugin}
     assert {path.name for path in (PLUGINS / op).iterdir()} == wanted
 
 
