@@ -17,7 +17,7 @@ METADATA_KEY = "mrcnn"  # under which an ONNX file holds its `Deployment`
 
 
 LARGEST_SIDE = 32 * 1024  # of an image in the network, in pixels
-_LARGEST_TOP_K = 3840  # TensorRT's TopK takes no more
+_LARGEST_TOP_K = 3839  # TensorRT's TopK takes less than 3840
 _MOST_CLASSES = 10_000
 _MOST_PIXELS = 2**25  # of a fixed input: 32 images of 800x1300
 

@@ -46,7 +46,7 @@ def test_deployment_survives_json() -> None:
         ({"normalization": {"std": [1, 0, 1]}}, "std must be in"),
         ({"anchors": {"sizes": [[32]]}}, "one entry per feature level"),
         ({"normalization": {"std": [1, 1, 1e999]}}, "std must be in"),
-        ({"proposals": {"pre_nms_top_n": 4000}}, "pre_nms_top_n must be in 1…3840 (got 4000)"),
+        ({"proposals": {"pre_nms_top_n": 3840}}, "pre_nms_top_n must be in 1…3839 (got 3840)"),
         ({"proposals": {"nms_threshold": float("nan")}}, "nms_threshold must be in 0…1 (got nan)"),
         ({"proposals": {"min_size": -1.0}}, "proposals: min_size"),
         ({"rois": {"box_size": 0}}, "box_size must be in 1…64"),
