@@ -54,6 +54,7 @@ def examine(machine: "Machine") -> list["Row"]:
         gpu.gpu(machine),
         packages.tensorrt(machine),
         packages.tensorrt_lean(machine),
+        packages.cuda_python(machine),
         native.headers(machine),
         native.nvcc(machine),
         native.compiler(machine),

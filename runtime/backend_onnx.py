@@ -1,7 +1,7 @@
 """Runs an exported model on ONNX Runtime, after checking that the file is one of ours."""
 
 import mmap
-import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,10 @@ from numpy.typing import NDArray
 
 from mrcnn.description import METADATA_KEY, Deployment
 from mrcnn.errors import MissingRequirementError, MrcnnError
+from mrcnn.runtime.backend import CLOSED, Batch, Finished
+from mrcnn.runtime.ort import import_onnxruntime
+from mrcnn.runtime.preprocess import make_batch
+from mrcnn.runtime.sizes import InputRange, graph_range
 
 _NOT_AS_TOLD = "the graph's inputs or outputs are not those that its metadata tells: export it again"
 
@@ -17,17 +21,23 @@ _NOT_AS_TOLD = "the graph's inputs or outputs are not those that its metadata te
 _EXTERNAL_DATA = b"\n\x08location"
 
 
+# Images that a GPU works on together; a CPU is as fast with one, and one gives the same result each time.
+_GPU_BATCH = 8
+
+
 class OnnxBackend:
-    """One ONNX file in one ONNX Runtime session. `run` may be called from several threads at once.
+    """One ONNX file in one ONNX Runtime session: the `Backend` of machines without TensorRT.
 
     Args:
         path: the `.onnx` file.
         device: "cpu", "cuda", or "auto" for CUDA where ONNX Runtime has it, else the CPU.
         threads: for the work of one call; None for one per core.
+        ranges: for a graph of any size, the sizes to run it at; None for any.
 
     Attributes:
         deployment: the metadata in the file.
         device: "cpu" or "cuda".
+        ranges: what the graph takes, in batches of a sensible size.
 
     Raises:
         MrcnnError: the file is missing, damaged, or no model of this project; in `run`: it fails, or its
@@ -35,27 +45,63 @@ class OnnxBackend:
         MissingRequirementError: CUDA was asked for and is not there.
     """
 
-    def __init__(self, path: Path, *, device: str, threads: int | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        device: str,
+        threads: int | None,
+        ranges: Sequence[InputRange] | None = None,
+    ) -> None:
         _check_file(path)
         self._path = path
-        self._session = _open_session(path, device=device, threads=threads)
-        self.device = "cuda" if "CUDAExecutionProvider" in self._session.get_providers() else "cpu"
+        session = _open_session(path, device=device, threads=threads)
+        self._session: Any = session
+        self.device = "cuda" if "CUDAExecutionProvider" in session.get_providers() else "cpu"
         try:
-            self.deployment = _deployment(self._session)
+            self.deployment = _deployment(session)
         except MrcnnError as error:
             raise MrcnnError(f"{path}: {error}") from error
-        self._outputs = [output.name for output in self._session.get_outputs()]
+        most_images = 1 if self.device == "cpu" else _GPU_BATCH
+        own = graph_range(self.deployment, most_images=most_images)
+        self.ranges = (own,) if ranges is None or own.fixed_size else _one_image(ranges)
+        self._outputs = [output.name for output in session.get_outputs()]
+
+    def prepare(self, batch: Batch) -> tuple[NDArray[Any], NDArray[np.int32]]:
+        """The graph's two inputs."""
+        return make_batch(
+            batch.images,
+            resized=batch.resized,
+            padded=batch.padded,
+            batch=batch.rows,
+            dtype=self.deployment.input_dtype,
+        )
+
+    def start(self, prepared: tuple[NDArray[Any], NDArray[np.int32]]) -> "Finished":
+        """Runs at once: ONNX Runtime has nothing to wait for afterwards."""
+        return Finished(self.run(*prepared))
+
+    def close(self) -> None:
+        """Frees the session when the last run that uses it has ended."""
+        self._session = None
 
     def run(self, images: NDArray[Any], image_sizes: NDArray[np.int32]) -> dict[str, NDArray[Any]]:
         """The graph's outputs by name, for its two inputs (see ARCHITECTURE.md)."""
+        session = self._session
+        if session is None:
+            raise MrcnnError(CLOSED)
         try:
-            values = self._session.run(self._outputs, {"images": images, "image_sizes": image_sizes})
+            values = session.run(self._outputs, {"images": images, "image_sizes": image_sizes})
         except Exception as error:  # ONNX Runtime's errors have no base class of their own
             raise MrcnnError(f"{self._path}: ONNX Runtime cannot run it ({_reason(error)})") from error
         outputs = dict(zip(self._outputs, values, strict=True))
         if not _keep_contract(outputs, len(images), self.deployment):
             raise MrcnnError(f"{self._path}: {_NOT_AS_TOLD}")
         return outputs
+
+
+def _one_image(ranges: Sequence[InputRange]) -> tuple[InputRange, ...]:
+    return tuple(InputRange((1, *entry.least[1:]), (1, *entry.most[1:])) for entry in ranges)
 
 
 def _keep_contract(outputs: dict[str, Any], batch: int, deployment: Deployment) -> bool:
@@ -95,17 +141,6 @@ def _check_file(path: Path) -> None:
 
 def _reason(error: Exception) -> str:
     return " ".join(str(error).split()).rpartition(" failed:")[2]
-
-
-def import_onnxruntime() -> Any:
-    """The package onnxruntime, kept from sending its usage over the network."""
-    # The variable counts when the package is imported for the first time, the call for where somebody did
-    # that before.
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-    import onnxruntime
-
-    onnxruntime.disable_telemetry_events()
-    return onnxruntime
 
 
 def _open_session(path: Path, *, device: str, threads: int | None) -> Any:

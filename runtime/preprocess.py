@@ -5,37 +5,22 @@ so the resized image here keeps its range 0…255, and the graph normalises.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mrcnn.description import Deployment
+from mrcnn.runtime.sizes import Size
+
+if TYPE_CHECKING:
+    from mrcnn.plugins.kernels import Kernels
 
 FloatArray = NDArray[np.float32]
-Size = tuple[int, int]
 
 # Output rows that are blended at a time: few enough to stay in the cache, enough to hide NumPy's overhead.
 _ROWS = 16
-
-
-def network_sizes(deployment: Deployment, image_size: Size) -> tuple[Size, Size]:
-    """The size to which an image is resized, and the size to which that is padded.
-
-    Args:
-        image_size: (height, width) of the image in pixels.
-
-    Returns:
-        ((height, width) resized, (height, width) padded), in pixels of the network's input. A graph of
-        fixed size takes any image: it is shrunk until it fits.
-    """
-    rule = deployment.description.resize
-    if deployment.height is None or deployment.width is None:
-        resized = rule.output_size(*image_size)
-        return resized, rule.padded_size(*resized)
-    padded = (deployment.height, deployment.width)
-    return rule.output_size(*image_size, limit=padded), padded
 
 
 def make_batch(
@@ -59,14 +44,57 @@ def make_batch(
         `images` (batch, H, W, 3) of `dtype`, RGB, 0…255, zero in the padding, and `image_sizes`
         (batch, 2) int32, the valid (height, width).
     """
-    values: FloatArray = np.zeros((batch, *padded, 3), np.float32)
+    values: NDArray[Any] = np.empty((batch, *padded, 3), dtype)
     sizes: NDArray[np.int32] = np.tile(np.array(padded, np.int32), (batch, 1))
-    for index, (image, (height, width)) in enumerate(zip(images, resized, strict=True)):
-        resize_bilinear(image, out=values[index, :height, :width])
-        sizes[index] = height, width
-    if dtype == "uint8":
-        return np.rint(values, out=values).astype(np.uint8), sizes
+    for index, (image, size) in enumerate(zip(images, resized, strict=True)):
+        resize_and_pad(image, size=size, out=values[index])
+        sizes[index] = size
+    values[len(images) :] = 0
     return values, sizes
+
+
+def resize_and_pad(image: NDArray[np.uint8], *, size: Size, out: NDArray[Any]) -> None:
+    """Resizes `image` (h, w, 3) into the upper left of `out` (H, W, 3), float32 or uint8; the rest is zero.
+
+    The native kernel, where it was built, does it several times as fast as NumPy, and equal to the last bit.
+    """
+    kernels = _kernels()
+    if kernels is not None and _resize_natively(kernels, image, size, out):
+        return
+    height, width = size
+    values: FloatArray = np.zeros(out.shape, np.float32)
+    resize_bilinear(image, out=values[:height, :width])
+    out[...] = np.rint(values, out=values) if out.dtype == np.uint8 else values
+
+
+def _resize_natively(kernels: "Kernels", image: NDArray[np.uint8], size: Size, out: NDArray[Any]) -> bool:
+    """Whether the kernel did it; it refuses sizes that the runtime takes in principle."""
+    from mrcnn.plugins.kernels import KernelError, resize_params
+
+    image = image if image.strides[1:] == (3, 1) and image.strides[0] > 0 else np.ascontiguousarray(image)
+    try:
+        params = resize_params(
+            shape=image.shape,
+            pitch=image.strides[0],
+            target=size,
+            padded=(out.shape[0], out.shape[1]),
+            dtype=out.dtype.name,
+        )
+        kernels.resize_cpu(params, image.ctypes.data, out.ctypes.data)
+    except KernelError:
+        return False
+    return True
+
+
+@lru_cache(maxsize=1)
+def _kernels() -> "Kernels | None":
+    from mrcnn.errors import MissingRequirementError
+    from mrcnn.plugins.kernels import installed_kernels
+
+    try:
+        return installed_kernels()
+    except MissingRequirementError:
+        return None
 
 
 def resize_bilinear(image: NDArray[np.uint8], *, out: FloatArray) -> None:

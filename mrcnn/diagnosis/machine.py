@@ -40,6 +40,7 @@ MODULES = {
     "onnxscript": "onnxscript",
     "pycocotools": "pycocotools",
     **dict.fromkeys(("tensorrt", "tensorrt-cu13", "tensorrt-cu12"), "tensorrt"),
+    "cuda-bindings": "cuda.bindings",
     **dict.fromkeys(("tensorrt-lean", "tensorrt-lean-cu13", "tensorrt-lean-cu12"), "tensorrt_lean"),
 }
 
@@ -279,7 +280,7 @@ def installed_packages(names: Iterable[str]) -> dict[str, str]:
 
 
 def importable(names: Iterable[str]) -> frozenset[str]:
-    """Those top-level modules that are found; none is imported."""
+    """Those modules that are found; none is imported, but for the folder `cuda` around `cuda.bindings`."""
     return frozenset(name for name in names if _spec(name) is not None)
 
 
@@ -296,7 +297,7 @@ def find_torch_cuda() -> str | None:
 def find_onnxruntime() -> OnnxRuntime:
     """ONNX Runtime's providers; it may be missing, or be damaged in a way of its own."""
     try:
-        from mrcnn.runtime.backend_onnx import import_onnxruntime
+        from mrcnn.runtime.ort import import_onnxruntime
 
         return OnnxRuntime(providers=tuple(import_onnxruntime().get_available_providers()))
     except Exception as error:  # whatever a broken installation raises

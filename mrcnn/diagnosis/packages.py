@@ -106,11 +106,24 @@ def tensorrt_lean(machine: Machine) -> Row:
     return Row(name, "missing", "not installed", do + _tensorrt_for(machine, "tensorrt-lean"))
 
 
+def cuda_python(machine: Machine) -> Row:
+    """NVIDIA's cuda-python, by which the runtime reaches the GPU."""
+    name, found, cuda = "cuda-python", _distribution(machine, "cuda.bindings"), machine.driver.cuda
+    old = cuda is not None and cuda < (13, 0)
+    do = "pip install 'cuda-python>=12.9.1,<13'" if old else "pip install 'cuda-python>=12.9.1'"
+    if found is None or "cuda.bindings" not in machine.modules:
+        return Row(name, "missing", "not installed", do if machine.driver.gpus else NO_GPU)
+    if cuda is not None and numbers(found[1])[:1] > cuda[:1]:
+        detail = f"{found[1]}, for a newer CUDA than the driver's {dotted(cuda)}"
+        return Row(name, "problem", detail, f"update the driver, or {do}")
+    return Row(name, "ok", found[1])
+
+
 def _tensorrt_for(machine: Machine, name: str) -> str:
     """What to install for this machine's driver: without a suffix it is the newest CUDA's."""
     old = machine.driver.cuda is not None and machine.driver.cuda < (13, 0)
     if name == "tensorrt":
-        return "'tensorrt-cu12>=10.3' 'cuda-python<13'" if old else "'mrcnn[tensorrt]'"
+        return "'tensorrt-cu12>=10.3' 'cuda-python>=12.9.1,<13'" if old else "'mrcnn[tensorrt]'"
     return f"{name}-cu12" if old else name
 
 

@@ -215,6 +215,21 @@ def test_torch_and_the_driver() -> None:
     assert packages.torch(replace(LAPTOP, modules=LAPTOP.modules | {"torch"})).state == "ok"
 
 
+def test_cuda_python() -> None:
+    def having(version: str | None, *, cuda: tuple[int, int] = (13, 0)) -> Row:
+        modules = DESKTOP.modules if version else DESKTOP.modules - {"cuda.bindings"}
+        names = {"cuda-bindings": version} if version else {}
+        return packages.cuda_python(replace(driver(cuda=cuda), packages=names, modules=modules))
+
+    assert having("13.0.3") == Row("cuda-python", "ok", "13.0.3")
+    assert having("12.8.0").state == "ok", "an older one runs on a newer driver"
+    assert having(None).do == "pip install 'cuda-python>=12.9.1'"
+    newer = having("13.5.0", cuda=(12, 6))
+    assert (newer.state, newer.detail) == ("problem", "13.5.0, for a newer CUDA than the driver's 12.6")
+    assert newer.do == "update the driver, or pip install 'cuda-python>=12.9.1,<13'"
+    assert packages.cuda_python(LAPTOP).do == "nothing: it has no use without an NVIDIA GPU"
+
+
 def test_tensorrt() -> None:
     def having(version: str | None, *, module: bool, cuda: tuple[int, int] = (13, 0)) -> Row:
         names = {} if version is None else {"tensorrt": version}
@@ -226,7 +241,8 @@ def test_tensorrt() -> None:
     assert having("8.6.1.post1", module=True).detail == "8.6.1.post1, older than 10.3"
     assert having("10.3.0", module=False).state == "problem"
     assert having(None, module=False).do == "pip install 'mrcnn[tensorrt]'"
-    assert having(None, module=False, cuda=(12, 6)).do == "pip install 'tensorrt-cu12>=10.3' 'cuda-python<13'"
+    older = having(None, module=False, cuda=(12, 6))
+    assert older.do == "pip install 'tensorrt-cu12>=10.3' 'cuda-python>=12.9.1,<13'"
     lean = replace(driver(cuda=(12, 6)), modules=frozenset())
     assert str(packages.tensorrt_lean(lean).do).endswith("pip install tensorrt-lean-cu12")
     old = replace(JETSON, packages={"tensorrt": "8.6.2"}, modules=frozenset({"tensorrt"}))
@@ -340,7 +356,7 @@ def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[0] == f"mrcnn             ok       {__version__}, Python 3.12.1, Linux x86_64"
     starts = {re.split(r"ok|missing|problem|do:", line)[0] for line in lines[:-1]}
     assert {len(start) for start in starts} <= {18, 22}, "columns are aligned"
-    assert lines[-1] == "no problems, 8 missing"
+    assert lines[-1] == "no problems, 9 missing"
 
 
 def test_the_exit_status_and_json(

@@ -185,12 +185,12 @@ def test_hardware(tmp_path: Path, vendor: str, kind: str, found: bool) -> None:
 
 
 def test_onnxruntime_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mrcnn.runtime import backend_onnx
+    from mrcnn.runtime import ort
 
     def fail() -> None:
         raise SystemError("initialization\nof _pybind failed")
 
-    monkeypatch.setattr(backend_onnx, "import_onnxruntime", fail)
+    monkeypatch.setattr(ort, "import_onnxruntime", fail)
     assert machine.find_onnxruntime() == OnnxRuntime(error="SystemError: initialization of _pybind failed")
 
 

@@ -8,9 +8,11 @@ import torch
 from torch.nn.functional import interpolate
 from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 
-from mrcnn.description import Deployment, ModelDescription, Normalization, ResizeRule
+from mrcnn.description import ModelDescription, Normalization, ResizeRule
+from mrcnn.errors import MissingRequirementError
+from mrcnn.runtime import preprocess
 from mrcnn.runtime.images import read_image
-from mrcnn.runtime.preprocess import make_batch, network_sizes, rescale_boxes, resize_bilinear
+from mrcnn.runtime.preprocess import make_batch, rescale_boxes, resize_bilinear
 
 # Pixel values of 255 have float32 steps of 1.5e-5; torch and NumPy round three products and two sums apart.
 PIXEL_TOLERANCE = 1e-4
@@ -28,14 +30,6 @@ def description(min_size: int = 800, max_size: int = 1333) -> ModelDescription:
         architecture="maskrcnn_resnet50_fpn",
         class_names=("__background__", "thing"),
         resize=ResizeRule(min_size=min_size, max_size=max_size),
-    )
-
-
-def deployment(
-    height: int | None = None, width: int | None = None, *, min_size: int = 800, max_size: int = 1333
-) -> Deployment:
-    return Deployment(
-        description=description(min_size, max_size), height=height, width=width, batch=None, mask_size=28
     )
 
 
@@ -94,11 +88,10 @@ def assert_equals_transform(images: list[np.ndarray], rule: ModelDescription) ->
     )
     tensors = [torch.from_numpy(image).permute(2, 0, 1).float() / 255 for image in images]
     expected, _ = transform.eval()(tensors)
-    exported = Deployment(description=rule, height=None, width=None, batch=None, mask_size=28)
-    plans = [network_sizes(exported, image.shape[:2]) for image in images]
-    assert [plan[0] for plan in plans] == expected.image_sizes
-    padded = tuple(np.max([plan[1] for plan in plans], axis=0).tolist())
-    batch, sizes = make_batch(images, resized=[plan[0] for plan in plans], padded=padded, batch=len(images))
+    resized = [rule.resize.output_size(*image.shape[:2]) for image in images]
+    assert resized == expected.image_sizes
+    padded = rule.resize.padded_size(*np.max(resized, axis=0).tolist())
+    batch, sizes = make_batch(images, resized=resized, padded=padded, batch=len(images))
     assert batch.shape == tuple(expected.tensors.permute(0, 2, 3, 1).shape)
     for values, size, reference in zip(batch, sizes, expected.tensors, strict=True):
         height, width = size
@@ -140,23 +133,6 @@ def test_uint8_input_is_rounded_not_cut() -> None:
     assert batch[0, 0].tolist() == [[0, 0, 0], [1, 8, 64], [2, 22, 191], [3, 30, 255]]
 
 
-@pytest.mark.parametrize("image_size", [(480, 640), (640, 480), (1, 1), (10, 20000), (50, 60)])
-def test_any_image_fits_a_graph_of_fixed_size(image_size: tuple[int, int]) -> None:
-    (height, width), padded = network_sizes(deployment(256, 320, min_size=256, max_size=320), image_size)
-    assert padded == (256, 320)
-    assert 1 <= height <= 256
-    assert 1 <= width <= 320
-
-
-def test_dynamic_graphs_get_multiples_of_the_step() -> None:
-    assert network_sizes(deployment(), (480, 640)) == ((800, 1066), (800, 1088))
-
-
-def test_an_image_too_long_for_torchvision_keeps_one_pixel() -> None:
-    # torchvision computes 1333 x 0 here and fails; one column is the nearest that can be looked at.
-    assert network_sizes(deployment(), (20000, 10)) == ((1333, 1), (1344, 32))
-
-
 def test_boxes_equal_torchvision_resize_boxes() -> None:
     boxes = np.random.default_rng(0).uniform(0, 800, (50, 4)).astype(np.float32)
     expected = resize_boxes(torch.from_numpy(boxes), [800, 1066], [481, 641])
@@ -167,3 +143,43 @@ def test_boxes_equal_torchvision_resize_boxes() -> None:
 
 def test_no_boxes() -> None:
     assert rescale_boxes(np.zeros((0, 4), np.float32), network_size=(8, 8), image_size=(4, 4)).shape == (0, 4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+def test_with_and_without_the_native_kernel_alike(monkeypatch: pytest.MonkeyPatch, dtype: str) -> None:
+    images = [
+        random_image(90, 130),
+        random_image(200, 77, seed=1)[::-1, ::-1],  # a view whose rows lie backwards
+        random_image(64, 128, seed=2)[:, 10:75],  # one whose rows have gaps
+    ]
+    resized = [(70, 96), (96, 37), (1, 90)]
+
+    def batch() -> tuple[np.ndarray, np.ndarray]:
+        return make_batch(images, resized=resized, padded=(96, 96), batch=4, dtype=dtype)
+
+    native = batch()
+    monkeypatch.setattr(preprocess, "_kernels", lambda: None)
+    numpy = batch()
+    assert native[0].dtype == numpy[0].dtype == np.dtype(dtype)
+    assert (native[0] == numpy[0]).all()
+    assert (native[1] == numpy[1]).all()
+
+
+def test_a_size_that_the_native_kernel_refuses() -> None:
+    image = random_image(2, 3)
+    out = np.full((1, 70_000, 3), np.nan, np.float32)
+    preprocess.resize_and_pad(image, size=(1, 69_999), out=out)
+    assert (out[:, 69_999] == 0).all()
+    expected = np.empty((1, 69_999, 3), np.float32)
+    resize_bilinear(image, out=expected)
+    assert (out[:, :69_999] == expected).all()
+
+
+def test_no_kernel_is_no_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise MissingRequirementError("not built")
+
+    monkeypatch.setattr("mrcnn.plugins.kernels.installed_kernels", missing)
+    preprocess._kernels.cache_clear()
+    assert preprocess._kernels() is None
+    preprocess._kernels.cache_clear()

@@ -1,0 +1,1 @@
+"""Runs TensorRT plans. Nothing here is imported before a `.engine` file is opened."""

@@ -1,0 +1,137 @@
+"""From images to detections in three steps, which may run in three threads: prepare, start, finish."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mrcnn.errors import MrcnnError
+from mrcnn.runtime.backend import Backend, Batch, Finished, Outputs, Pending
+from mrcnn.runtime.images import ImageLike, RgbArray, to_rgb
+from mrcnn.runtime.preprocess import rescale_boxes
+from mrcnn.runtime.result import Detections
+from mrcnn.runtime.sizes import Size, network_sizes, serving
+
+
+class Picture(NamedTuple):
+    """An image on its way: its place in the caller's list, its pixels, its sizes in the network."""
+
+    place: int
+    pixels: RgbArray
+    resized: Size
+    padded: Size
+
+
+@dataclass
+class Job:
+    """Images that were submitted together, and what became of each.
+
+    Attributes:
+        alone: there is one image, whose detections or error are the job's.
+    """
+
+    images: Sequence[ImageLike]
+    color: str
+    alone: bool = False
+    groups: list[list[Picture]] = field(default_factory=list)
+    prepared: list[Any] = field(default_factory=list)
+    running: list[Pending] = field(default_factory=list)
+    results: dict[int, Detections | Exception] = field(default_factory=dict)
+
+
+class Jobs:
+    """The three steps for one backend; without state of its own."""
+
+    def __init__(self, backend: Backend, *, min_score: float) -> None:
+        self._backend = backend
+        self._min_score = min_score
+
+    def picture(self, place: int, image: ImageLike, color: str) -> Picture:
+        """Reads an image and finds its sizes.
+
+        Raises:
+            MrcnnError: it cannot be used.
+        """
+        pixels = to_rgb(image, color=color)
+        rule = self._backend.deployment.description.resize
+        resized, padded = network_sizes(rule, self._backend.ranges, pixels.shape[:2])
+        return Picture(place, pixels, resized, padded)
+
+    def run(self, group: list[Picture]) -> dict[int, Detections]:
+        """All three steps for pictures of one padded size: place → detections."""
+        return self._detect(group, self._backend.start(self._prepare(group)).outputs())
+
+    def prepare(self, job: Job) -> Job:
+        """Reads and resizes; an image that cannot be used keeps its error, the others go on."""
+        groups: defaultdict[Size, list[Picture]] = defaultdict(list)
+        for place, image in enumerate(job.images):
+            try:
+                picture = self.picture(place, image, job.color)
+            except MrcnnError as error:
+                job.results[place] = error
+                continue
+            groups[picture.padded].append(picture)
+        job.images = ()
+        for padded, pictures in groups.items():
+            most = serving(self._backend.ranges, padded).most[0]
+            job.groups += [pictures[first : first + most] for first in range(0, len(pictures), most)]
+        job.prepared = [self._prepare(group) for group in job.groups]
+        return job
+
+    def start(self, job: Job) -> Job:
+        """Starts the job's last run, after its others are done.
+
+        A run holds one of the backend's few places until somebody takes its outputs. Were several of one job
+        left to `finish`, jobs could wait for each other.
+        """
+        prepared, job.prepared = job.prepared, []
+        for run in prepared[:-1]:
+            job.running.append(Finished(self._backend.start(run).outputs()))
+        if prepared:
+            job.running.append(self._backend.start(prepared[-1]))
+        return job
+
+    def finish(self, job: Job) -> Detections | list[Detections | Exception]:
+        """Waits for the network and gives per image its detections or its error."""
+        for group, run in zip(job.groups, job.running, strict=True):
+            job.results.update(self._detect(group, run.outputs()))
+        results = [job.results[place] for place in sorted(job.results)]
+        if not job.alone:
+            return results
+        if isinstance(results[0], Exception):
+            raise results[0]
+        return results[0]
+
+    def _prepare(self, group: list[Picture]) -> Any:
+        padded = group[0].padded
+        batch = Batch(
+            images=[picture.pixels for picture in group],
+            resized=[picture.resized for picture in group],
+            padded=padded,
+            rows=max(len(group), serving(self._backend.ranges, padded).least[0]),
+        )
+        return self._backend.prepare(batch)
+
+    def _detect(self, group: list[Picture], outputs: Outputs) -> dict[int, Detections]:
+        return {
+            picture.place: self._detections({name: value[row] for name, value in outputs.items()}, picture)
+            for row, picture in enumerate(group)
+        }
+
+    def _detections(self, row: dict[str, Any], picture: Picture) -> Detections:
+        """The outputs for one image, without their padding, in pixels of that image."""
+        size = picture.pixels.shape[:2]
+        kept = row["scores"] >= self._min_score
+        kept[row["num_detections"] :] = False
+        deployment = self._backend.deployment
+        # Indexing with `kept` copies: what is returned does not keep the padded outputs alive.
+        return Detections(
+            boxes=rescale_boxes(row["boxes"][kept], network_size=picture.resized, image_size=size),
+            scores=row["scores"][kept],
+            labels=row["labels"][kept].astype(np.int64),
+            class_names=deployment.description.class_names,
+            image_size=size,
+            mask_probs=row["masks"][kept] if deployment.mask_size is not None else None,
+        )
