@@ -4,12 +4,10 @@ import argparse
 from pathlib import Path
 
 
-def add_programs_and_images(parser: argparse.ArgumentParser) -> None:
-    """MODEL, --reference, --images and --json."""
-    parser.add_argument("model", type=Path, metavar="MODEL", help="exported model (.onnx)")
-    parser.add_argument(
-        "--reference", type=Path, required=True, metavar="CKPT", help="the checkpoint it was exported from"
-    )
+def add_programs_and_images(parser: argparse.ArgumentParser, *, reference: str) -> None:
+    """MODEL, --reference with that help, --images and --json."""
+    parser.add_argument("model", type=Path, metavar="MODEL", help="exported model (.onnx, .engine)")
+    parser.add_argument("--reference", type=Path, required=True, metavar="CKPT", help=reference)
     parser.add_argument(
         "--images", nargs="+", type=Path, required=True, metavar="DIR|FILE", help="folders and image files"
     )

@@ -1,12 +1,13 @@
 """torchvision's model on the very network input that an exported model with a fixed input shape gets."""
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from mrcnn.description import Deployment
-from mrcnn.runtime.preprocess import network_sizes
+from mrcnn.description import ModelDescription
+from mrcnn.runtime.sizes import Size
 
 
 class FixedInputTransform(GeneralizedRCNNTransform):  # type: ignore[misc]
@@ -16,24 +17,27 @@ class FixedInputTransform(GeneralizedRCNNTransform):  # type: ignore[misc]
     more padding; an image that would not fit is shrunk further. Both change what PyTorch finds.
 
     Args:
-        deployment: of a model with a fixed input.
-        size: its height and width in pixels.
+        description: of the model.
+        network_sizes: of an image's (height, width), the sizes that it is resized and padded to
+            (`Runtime.network_sizes`).
     """
 
-    def __init__(self, deployment: Deployment, size: tuple[int, int]) -> None:
-        rule, colors = deployment.description.resize, deployment.description.normalization
+    def __init__(
+        self, description: ModelDescription, network_sizes: Callable[[Size], tuple[Size, Size]]
+    ) -> None:
+        rule, colors = description.resize, description.normalization
         super().__init__(rule.min_size, rule.max_size, list(colors.mean), list(colors.std))
-        self._deployment = deployment
-        self._size = size
+        self._network_sizes = network_sizes
+        self._padded: Size = (0, 0)
 
     def resize(self, image: Tensor, target: Any = None) -> tuple[Tensor, Any]:
-        height, width = network_sizes(self._deployment, (image.shape[-2], image.shape[-1]))[0]
+        (height, width), self._padded = self._network_sizes((image.shape[-2], image.shape[-1]))
         self.fixed_size = (width, height)
         resized: tuple[Tensor, Any] = super().resize(image, target)
         return resized
 
     def batch_images(self, images: list[Tensor], size_divisible: int = 32) -> Tensor:  # noqa: ARG002
-        batch = images[0].new_zeros(len(images), 3, *self._size)
+        batch = images[0].new_zeros(len(images), 3, *self._padded)
         for canvas, image in zip(batch, images, strict=True):
             canvas[:, : image.shape[1], : image.shape[2]] = image
         return batch

@@ -29,7 +29,7 @@ NOT_MEASURED = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_programs_and_images(parser)
+    add_programs_and_images(parser, reference="the checkpoint it was exported from")
     parser.add_argument(
         "--repeats", type=positive, default=20, metavar="N", help="timed rounds, one image each (20)"
     )
@@ -96,7 +96,7 @@ def measure_latency(
     checkpoint = load_checkpoint(reference)
     with Runtime(model, threads=threads) as runtime:
         deployment = runtime.deployment
-        predictor = programs.load_reference(checkpoint, deployment)
+        predictor = programs.load_reference(checkpoint, runtime.description)
         contenders: dict[str, Callable[[bytes], object]] = {
             "runtime": lambda data: programs.runtime_to_bitmaps(runtime, data),
             "reference": lambda data: programs.pytorch_to_bitmaps(predictor, data),
@@ -109,7 +109,10 @@ def measure_latency(
         with OtherWork() as other_work:
             seconds = take_turns(contenders, data, repeats=repeats, warmup=warmup, progress="timing")
         torch.set_num_threads(threads_before)
-        notes = [*programs.doubts(checkpoint, deployment), *_busy(other_work.cores)]
+        notes = [
+            *programs.doubts(checkpoint.description, checkpoint.weights_sha256, runtime),
+            *_busy(other_work.cores),
+        ]
     rle: dict[str, float] = {}
     if "rle" in seconds:
         rle = percentiles_ms(seconds["rle"]) | speedup(seconds["rle"], seconds["reference"])

@@ -73,7 +73,7 @@ def _perform(task: Mapping[str, Any]) -> None:
 
         torch.set_num_threads(task["threads"])
         deployment = Deployment.from_json(task["deployment"])
-        predictor = programs.load_reference(load_checkpoint(task["checkpoint"]), deployment)
+        predictor = programs.load_reference(load_checkpoint(task["checkpoint"]), deployment.description)
         for image in task["images"]:
             programs.pytorch_to_bitmaps(predictor, Path(image).read_bytes())
 

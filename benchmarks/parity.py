@@ -1,8 +1,8 @@
-"""`mrcnn parity`: does the exported model find what its checkpoint finds in PyTorch?"""
+"""`mrcnn parity`: does the exported model find what its checkpoint or its ONNX file finds?"""
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +14,16 @@ from mrcnn.errors import MrcnnError
 from mrcnn.files import atomic_path, write_json
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from mrcnn.benchmarks.matching import Findings
-    from mrcnn.predictor import TorchPredictor
     from mrcnn.runtime import Runtime
 
 EXAMPLES = """\
   mrcnn parity model.onnx --reference ckpt.pth --images photos/
   mrcnn parity model.onnx --reference ckpt.pth --images photos/ --limit 20 --output out --json out/parity.json
+  mrcnn parity model.engine --reference model.onnx --images photos/       without PyTorch
   mrcnn parity model.onnx --reference ckpt.pth --images a.jpg b.png --max-box-px 0.5 --max-score 0.01
 """
 
@@ -28,12 +31,14 @@ _DEFAULTS = Tolerances()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_programs_and_images(parser)
+    add_programs_and_images(
+        parser, reference="the checkpoint it was exported from, or the ONNX file it was built from"
+    )
     parser.add_argument("--limit", type=positive, metavar="N", help="compare the first N images only")
     parser.add_argument(
         "--same-input",
         action="store_true",
-        help="for models with a fixed input: PyTorch gets images resized and padded in the same way",
+        help="for models with a fixed input: the reference gets images resized and padded in the same way",
     )
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder for a picture of the worst image")
     limits = parser.add_argument_group("tolerances (exit status 1 when one is exceeded)")
@@ -102,23 +107,19 @@ def measure_parity(
     """Runs both on every image, each at its own size, and gives the figures, JSON-able.
 
     Args:
-        same_input: see `mrcnn.benchmarks.programs.load_reference`.
+        same_input: see `mrcnn.benchmarks.programs.open_reference`.
         output: folder in which the picture of the worst image is saved; None for none.
 
     Raises:
         MrcnnError: the model or the checkpoint cannot be used, they do not belong together, or no image
             can be read.
     """
-    from mrcnn.benchmarks.programs import doubts, load_reference
-    from mrcnn.checkpoint import load_checkpoint
+    from mrcnn.benchmarks.programs import open_reference
     from mrcnn.runtime import Runtime
 
-    checkpoint = load_checkpoint(reference)
-    with Runtime(model) as runtime:
-        deployment = runtime.deployment
-        notes = doubts(checkpoint, deployment)
-        predictor = load_reference(checkpoint, deployment, same_input=same_input)
-        seen = _compare_all(runtime, predictor, images, tolerances)
+    with Runtime(model) as runtime, open_reference(reference, runtime, same_input=same_input) as other:
+        notes = other.notes
+        seen = _compare_all(runtime, other.findings, images, tolerances)
     figures = summarise(seen.agreements)
     exceeded = failures(figures, tolerances)
     worst = max(range(len(seen.agreements)), key=lambda i: seen.agreements[i].badness)
@@ -140,14 +141,17 @@ def measure_parity(
 
 
 def _compare_all(
-    runtime: "Runtime", predictor: "TorchPredictor", images: Sequence[Path], tolerances: Tolerances
+    runtime: "Runtime",
+    reference_findings: "Callable[[NDArray[np.uint8]], Findings]",
+    images: Sequence[Path],
+    tolerances: Tolerances,
 ) -> _Comparison:
-    from mrcnn.benchmarks.programs import exported_findings, reference_findings
+    from mrcnn.benchmarks.programs import exported_findings
 
     seen = _Comparison([], [], [], [], [])
     rule = runtime.deployment.description.detections
     for path, pixels in read_images(images, seen.skipped, progress="comparing"):
-        reference = reference_findings(predictor, pixels)
+        reference = reference_findings(pixels)
         exported = exported_findings(runtime.infer(pixels, color="rgb"))
         agreement = compare(reference, exported, image=path.name, rule=rule, tolerances=tolerances)
         seen.paths.append(path)
@@ -197,7 +201,7 @@ def _rows(report: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     """(name, value, remark)"""
     limits = report["tolerances"]
     borderline = report["borderline"]
-    counts = f"{report['reference_detections']} in PyTorch, {report['exported_detections']} exported"
+    counts = f"{report['reference_detections']} in the reference, {report['exported_detections']} exported"
     yield "matched", _number(report["matched_share"], ".5f"), f">= {limits['matched_share']:g}   of {counts}"
     yield "box, largest", _number(report["box_px_max"], ".2e", " px"), f"<= {limits['box_px']:g} px"
     yield "box, 99th percentile", _number(report["box_px_p99"], ".2e", " px"), ""

@@ -1,66 +1,112 @@
-"""The two programs that are compared: a checkpoint in PyTorch, and its exported model in the runtime.
+"""The programs that are compared: an exported model in the runtime, and its checkpoint or ONNX file.
 
-PyTorch is imported by `load_reference` alone, so that the memory of a process that only runs the exported
-model does not count it.
+PyTorch is imported by `load_reference` alone: the memory of a process that only runs exported models does not
+count it, and a machine without it can compare an engine with its ONNX file.
 """
 
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mrcnn.benchmarks.matching import Findings
-from mrcnn.description import Deployment
+from mrcnn.description import ModelDescription
 from mrcnn.runtime import Detections, Runtime, read_image
+from mrcnn.runtime.sizes import Size
 
 if TYPE_CHECKING:
     from mrcnn.checkpoint import Checkpoint
     from mrcnn.predictor import TorchPredictor
 
 
+@dataclass(frozen=True)
+class Reference:
+    """What an exported model is compared with.
+
+    Attributes:
+        findings: of an image (H, W, 3) uint8 RGB.
+        notes: what speaks against comparing the two, one line each.
+    """
+
+    findings: Callable[[NDArray[np.uint8]], Findings]
+    notes: tuple[str, ...]
+
+
+@contextmanager
+def open_reference(path: Path, runtime: Runtime, *, same_input: bool) -> Iterator[Reference]:
+    """The model in `path` with the settings of the exported one: a checkpoint in PyTorch, or an ONNX file.
+
+    Args:
+        same_input: resize and pad images as the exported model does, not as torchvision.
+
+    Raises:
+        MrcnnError: it cannot be used, or its weights do not fit the description: they are another model's.
+    """
+    if path.suffix == ".onnx":
+        with Runtime(path, ranges=runtime.ranges if same_input else None) as exported:
+            notes = doubts(exported.description, exported.deployment.weights_sha256, runtime)
+            yield Reference(lambda pixels: exported_findings(exported.infer(pixels, color="rgb")), notes)
+        return
+    from mrcnn.checkpoint import load_checkpoint
+
+    checkpoint = load_checkpoint(path)
+    sizes = runtime.network_sizes if same_input else None
+    predictor = load_reference(checkpoint, runtime.description, network_sizes=sizes)
+    notes = doubts(checkpoint.description, checkpoint.weights_sha256, runtime)
+    yield Reference(lambda pixels: _reference_findings(predictor, pixels), notes)
+
+
 def load_reference(
-    checkpoint: "Checkpoint", deployment: Deployment, *, same_input: bool = False
+    checkpoint: "Checkpoint",
+    description: ModelDescription,
+    *,
+    network_sizes: Callable[[Size], tuple[Size, Size]] | None = None,
 ) -> "TorchPredictor":
     """The checkpoint's weights in torchvision's model, with the settings that the exported model has.
 
     Args:
-        same_input: resize and pad images as a model with a fixed input does, not as torchvision.
+        description: the exported model's.
+        network_sizes: `Runtime.network_sizes`, to resize and pad images as that does; None: as torchvision.
 
     Raises:
         MrcnnError: the weights do not fit the description: they are those of another model.
     """
     from mrcnn.predictor import TorchPredictor
 
-    model = replace(checkpoint, description=deployment.description).build()
-    if same_input and deployment.height is not None and deployment.width is not None:
+    model = replace(checkpoint, description=description).build()
+    if network_sizes is not None:
         from mrcnn.benchmarks.fixed_input import FixedInputTransform
 
-        model.transform = FixedInputTransform(deployment, (deployment.height, deployment.width)).eval()
-    return TorchPredictor(model, deployment.description)
+        model.transform = FixedInputTransform(description, network_sizes).eval()
+    return TorchPredictor(model, description)
 
 
-def doubts(checkpoint: "Checkpoint", deployment: Deployment) -> tuple[str, ...]:
-    """What speaks against comparing the two, one line each."""
+def doubts(description: ModelDescription, weights_sha256: str, runtime: Runtime) -> tuple[str, ...]:
+    """What speaks against comparing the reference with that description and weights, one line each."""
     lines = []
-    if deployment.weights_sha256 != checkpoint.weights_sha256:
+    if runtime.deployment.weights_sha256 != weights_sha256:
         lines.append("the model was exported from other weights than the reference's")
-    own, exported = asdict(checkpoint.description), asdict(deployment.description)
+    own, exported = asdict(description), asdict(runtime.description)
     changed = [name for name, value in own.items() if value != exported[name]]
     if changed:
         lines.append(
             f"the model was exported with another {', '.join(changed)} than the reference's; "
             "the reference runs with the model's"
         )
-    if deployment.height is not None:
+    fixed = [entry.fixed_size for entry in runtime.ranges]
+    if sizes := [f"{size[0]}x{size[1]}" for size in fixed if size is not None]:
         lines.append(
-            f"the model's input is fixed at {deployment.height}x{deployment.width} pixels: images are shrunk "
+            f"the model's input is fixed at {' or '.join(sizes)} pixels: images are shrunk "
             "to fit and padded to fill it, which changes what is found (parity --same-input leaves that out)"
         )
     return tuple(lines)
 
 
-def reference_findings(predictor: "TorchPredictor", pixels: NDArray[np.uint8]) -> Findings:
+def _reference_findings(predictor: "TorchPredictor", pixels: NDArray[np.uint8]) -> Findings:
     """What PyTorch finds in an image (H, W, 3) RGB: torchvision's forward, its own paste, masks > 0.5."""
     from pycocotools import mask as coco_mask
 

@@ -58,7 +58,7 @@ def test_both_programs_give_the_masks_that_are_compared(exported: Exported, phot
     checkpoint = load_checkpoint(exported.checkpoint)
     data = (photos / "b.png").read_bytes()
     with Runtime(exported.model) as runtime:
-        predictor = programs.load_reference(checkpoint, runtime.deployment)
+        predictor = programs.load_reference(checkpoint, runtime.description)
         ours = programs.runtime_to_bitmaps(runtime, data)
         rles = programs.runtime_to_rles(runtime, data)
     reference = programs.pytorch_to_bitmaps(predictor, data)
