@@ -9,14 +9,18 @@ Needs neither torch nor onnxscript.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import onnx
 
 from mrcnn.errors import MrcnnError
 from mrcnn.export.lower import plugin_nodes
+from mrcnn.runtime.engine.tensorrt import error_log
+from mrcnn.sidecar import Profile
 
 # (title, steps done, steps in all) of the builder's innermost phase.
 OnProgress = Callable[[str, int, int], None]
@@ -24,27 +28,6 @@ OnProgress = Callable[[str, int, int], None]
 
 class EngineError(MrcnnError):
     """TensorRT refused the graph or could not build it; the message says which node, why and what to do."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Profile:
-    """The sizes that an engine is made for, each (batch, height, width); in `best` it is tuned.
-
-    Raises:
-        MrcnnError: the three are not in order.
-    """
-
-    least: tuple[int, int, int]
-    best: tuple[int, int, int]
-    most: tuple[int, int, int]
-
-    def __post_init__(self) -> None:
-        for low, middle, high in zip(self.least, self.best, self.most, strict=True):
-            if not 1 <= low <= middle <= high:
-                raise MrcnnError(
-                    f"a profile's sizes must grow from least to best to most "
-                    f"(got {self.least}, {self.best}, {self.most})"
-                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +42,8 @@ class EngineOptions:
         refit: its weights can be exchanged; slower where layers cannot be merged.
         plugins: a library to carry inside the plan, so that nothing else needs to be installed.
         level: the builder's effort, 0 to 5; None: TensorRT's own.
+        tf32: convolutions round their factors to 10 bits, as PyTorch's do on a GPU; several times as fast
+            from Ampere on, and no longer exact.
     """
 
     workspace_mb: int | None = None
@@ -67,6 +52,7 @@ class EngineOptions:
     refit: bool = False
     plugins: Path | None = None
     level: int | None = None
+    tf32: bool = False
 
 
 def build_plan(
@@ -90,27 +76,81 @@ def build_plan(
         KeyboardInterrupt: Ctrl-C, within a step of the builder.
     """
     options = options or EngineOptions()
-    logger = _logger(trt)
-    builder = trt.Builder(logger)
+    log = error_log(trt)
+    builder = trt.Builder(log.logger)
     network = builder.create_network(_strongly_typed(trt))
-    _parse(trt, network, logger, model)
+    _parse(trt, network, log.logger, model)
     config = builder.create_builder_config()
     _configure(trt, config, options)
     _add_profiles(builder, config, network, profiles)
-    cache = None
-    if timing_cache is not None and hasattr(config, "create_timing_cache"):
-        cache = config.create_timing_cache(bytes(timing_cache))
-        config.set_timing_cache(cache, ignore_mismatch=False)
+    cache = None if timing_cache is None else _timing_cache(config, bytes(timing_cache))
     monitor = _monitor(trt, on_progress)
     config.progress_monitor = monitor
-    plan = builder.build_serialized_network(network, config)
-    if monitor.interrupted:
-        raise KeyboardInterrupt
+    moment = log.now()
+    plan = _interruptible(lambda: builder.build_serialized_network(network, config), monitor)
     if plan is None:
-        raise EngineError(f"TensorRT {trt.__version__} could not build the engine: {logger.reason()}")
+        reason = log.reason(moment)
+        reason += _remedy(reason, options)
+        raise EngineError(f"TensorRT {trt.__version__} could not build the engine: {reason}")
     if cache is not None and timing_cache is not None:
         timing_cache[:] = bytes(cache.serialize())
     return bytes(plan)
+
+
+def layer_information(trt: Any, plan: bytes, *, holds_code: bool) -> str:
+    """What the engine inspector says of each layer, as JSON; needs the GPU and the plugins.
+
+    Args:
+        holds_code: the plan was built version-compatible or with plugins inside: its code may run.
+
+    Raises:
+        EngineError: TensorRT cannot load the plan.
+    """
+    log = error_log(trt)
+    moment = log.now()
+    runtime = trt.Runtime(log.logger)
+    runtime.engine_host_code_allowed = holds_code
+    engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        raise EngineError(f"TensorRT {trt.__version__} cannot load what it built: {log.reason(moment)}")
+    inspector = engine.create_engine_inspector()
+    return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+
+
+def _timing_cache(config: Any, content: bytes) -> Any:
+    """The measurements in `content`, or none where they are another GPU's, another TensorRT's, or damaged."""
+    if not hasattr(config, "create_timing_cache"):
+        return None
+    for measured in (content, b""):
+        try:
+            cache = config.create_timing_cache(measured)
+        except (RuntimeError, TypeError):
+            continue
+        if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
+            return cache
+    return None
+
+
+def _interruptible(build: Callable[[], Any], monitor: Any) -> Any:
+    """Builds in a thread of its own: in one that waits for TensorRT, Python cannot raise Ctrl-C."""
+    done: Future[Any] = Future()
+
+    def work() -> None:
+        try:
+            done.set_result(build())
+        except BaseException as error:
+            done.set_exception(error)
+
+    Thread(target=work, name="mrcnn-build", daemon=True).start()
+    interrupt: KeyboardInterrupt | None = None
+    while not done.done():
+        try:
+            wait([done], timeout=0.1)
+        except KeyboardInterrupt as error:
+            interrupt, monitor.interrupted = error, True
+    if interrupt is not None:
+        raise interrupt
+    return done.result()
 
 
 def _strongly_typed(trt: Any) -> int:
@@ -161,6 +201,8 @@ def _configure(trt: Any, config: Any, options: EngineOptions) -> None:
         config.set_flag(trt.BuilderFlag.REFIT)
     if options.plugins is not None:
         config.plugins_to_serialize = [str(options.plugins)]
+    if not options.tf32:
+        config.clear_flag(trt.BuilderFlag.TF32)
     if options.level is not None:
         config.builder_optimization_level = options.level
     # Names of layers in the inspector's answers and in profiles; it costs nothing at run time.
@@ -190,22 +232,14 @@ def _add_profiles(builder: Any, config: Any, network: Any, profiles: Sequence[Pr
         config.add_optimization_profile(made)
 
 
-def _logger(trt: Any) -> Any:
-    """Collects what TensorRT complains of, for messages of ours; nothing is printed."""
-
-    class Logger(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity <= trt.ILogger.ERROR:
-                self.errors.append(" ".join(message.split()))
-
-        def reason(self) -> str:
-            return self.errors[0][:500] if self.errors else "it does not say why"
-
-    return Logger()
+def _remedy(reason: str, options: EngineOptions) -> str:
+    """What to do about it, where the reason is one that users meet."""
+    text = reason.lower()
+    if options.workspace_mb is not None and ("memory" in text or "could not find any implementation" in text):
+        return f"; raise --workspace {options.workspace_mb}, or leave it out"
+    if "memory" in text:
+        return "; end other programs on the GPU, or choose smaller shapes"
+    return ""
 
 
 def _monitor(trt: Any, on_progress: OnProgress | None) -> Any:
@@ -229,10 +263,7 @@ def _monitor(trt: Any, on_progress: OnProgress | None) -> Any:
             self._steps.pop(phase_name, None)
 
         def _tell(self, phase: str, done: int) -> None:
-            try:
-                if on_progress is not None:
-                    on_progress(phase, done, self._steps.get(phase, done))
-            except KeyboardInterrupt:
-                self.interrupted = True
+            if on_progress is not None:
+                on_progress(phase, done, self._steps.get(phase, done))
 
     return Monitor()

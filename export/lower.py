@@ -3,7 +3,8 @@
 In the exported file every op of ours has a body in standard operators, which ONNX Runtime runs. TensorRT
 up to 10.6 prefers such a body to a plugin of the same name, and later versions may, so the bodies go.
 `MrcnnTrim` and `MrcnnUntrim` leave out rows that do not exist; in TensorRT shapes must not depend on the
-data, so all rows are computed, and those past the count are set to zero.
+data, so all rows are computed, and those past the count are set to zero. Of uint8 pixels TensorRT documents
+nothing but the cast, so their shape is taken from that.
 
 Needs neither torch nor onnxscript: a Jetson lowers the file that a workstation exported.
 """
@@ -17,9 +18,6 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from mrcnn.export.graph_builder import DOMAIN
 
-# Ops of ours that are plugins of libmrcnn_plugins.so.
-PLUGINS = ("MrcnnRoIAlign", "MrcnnNMS")
-
 
 def lower(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of an exported model for TensorRT's parser; inputs, outputs, metadata and weights stay.
@@ -30,6 +28,7 @@ def lower(model: onnx.ModelProto) -> onnx.ModelProto:
     lowered.CopyFrom(model)
     del lowered.functions[:]
     renamed: dict[str, str] = {}
+    cast = _casts_of_bytes(lowered.graph)
     nodes: list[NodeProto] = []
     for node in lowered.graph.node:
         node.input[:] = [renamed.get(name, name) for name in node.input]
@@ -38,6 +37,8 @@ def lower(model: onnx.ModelProto) -> onnx.ModelProto:
         elif node.domain == DOMAIN and node.op_type == "MrcnnUntrim":
             nodes += _untrim(node, lowered.graph)
         else:
+            if node.op_type == "Shape":
+                node.input[0] = cast.get(node.input[0], node.input[0])
             nodes.append(node)
     kept = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del lowered.graph.node[:]
@@ -48,6 +49,16 @@ def lower(model: onnx.ModelProto) -> onnx.ModelProto:
 def plugin_nodes(model: onnx.ModelProto) -> Mapping[str, str]:
     """The nodes of a lowered model that must become plugin layers: name → op."""
     return {node.name: node.op_type for node in model.graph.node if node.domain == DOMAIN}
+
+
+def _casts_of_bytes(graph: onnx.GraphProto) -> Mapping[str, str]:
+    """The uint8 inputs, each with the value of another type that the graph begins with."""
+    inputs = {value.name for value in graph.input if value.type.tensor_type.elem_type == TensorProto.UINT8}
+    return {
+        node.input[0]: node.output[0]
+        for node in graph.node
+        if node.op_type == "Cast" and node.input[0] in inputs
+    }
 
 
 def _untrim(node: NodeProto, graph: onnx.GraphProto) -> list[NodeProto]:

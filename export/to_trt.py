@@ -1,11 +1,10 @@
-"""`mrcnn export`, also `python export/to_trt.py`: a checkpoint becomes a validated ONNX file."""
+"""`mrcnn export`, also `python export/to_trt.py`: a checkpoint or an ONNX file becomes a TensorRT engine."""
 
 import argparse
-import re
+import importlib.util
+import shlex
 import sys
-from collections.abc import Callable
-from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,168 +12,274 @@ if __name__ == "__main__":
     # Run as a file, Python looks for modules beside it; the packages are found from the checkout instead.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from mrcnn.description import BACKGROUND, ModelDescription
 from mrcnn.errors import MissingRequirementError, MrcnnError
+from mrcnn.export import arguments, overrides
+from mrcnn.export.progress import Progress
 from mrcnn.files import write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from mrcnn.checkpoint import Checkpoint
-    from mrcnn.export.to_onnx import InputRule
+    from mrcnn.description import Deployment
+    from mrcnn.export.profiles import SizeWishes
+    from mrcnn.sidecar import Profile
 
 EXAMPLES = """\
-  mrcnn export ckpt.pth --onnx-only                    ckpt/model.onnx, any image size, any batch
-  mrcnn export ckpt.pth --onnx-only --shape 800x1344 --batch 1     fixed input, as TensorRT likes it
-  mrcnn export ckpt.pth --onnx-only --class-names names.txt --min-size 640 --max-size 1024
-"""
+  mrcnn export ckpt.pth                                 ckpt/model.onnx and ckpt/model.engine, any image size
+  mrcnn export ckpt.pth --shape 800x1344 --batch 1      one input size: the fastest engine
+  mrcnn export ckpt.pth --bucket 800x1344 --bucket 1344x800       one for wide images, one for high ones
+  mrcnn export ckpt.pth --onnx-only                     here; then, on the GPU machine, without PyTorch:
+  mrcnn export ckpt/model.onnx --images photos/
 
-_STEPS = 4
+files, beside each other:
+  model.onnx               the graph, validated; runs on ONNX Runtime anywhere
+  model.engine             a plain TensorRT plan, for this GPU and this TensorRT
+  model.engine.json        what it is: the runtime reads it first
+  model.engine.timing      TensorRT's measurements, which make the next build shorter
+  model.parity.*.json      what the engine finds, compared with the ONNX file and the checkpoint
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "checkpoint", type=Path, metavar="CKPT", help="mrcnn checkpoint, or torchvision state dict"
+        "model",
+        type=Path,
+        metavar="CKPT|ONNX",
+        help="mrcnn checkpoint, torchvision state dict, or an ONNX file that this command wrote",
     )
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="folder to write to (default: CKPT's name)"
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="folder to write to (default: CKPT's name, or where ONNX is)",
     )
     parser.add_argument("--onnx-only", action="store_true", help="write model.onnx and stop there")
     parser.add_argument(
-        "--shape",
-        type=_shape,
-        default=None,
-        metavar="HxW",
-        help="network input in pixels, multiples of 32, or 'dynamic' (default)",
-    )
-    parser.add_argument(
-        "--batch", type=_batch, default=None, metavar="N", help="images per run, or 'dynamic' (default)"
-    )
-    parser.add_argument(
-        "--input-dtype",
-        choices=("float32", "uint8"),
-        default="float32",
-        help="pixels of the graph's input; uint8 is a quarter of the bytes and rounds the resized image",
-    )
-    parser.add_argument(
         "--json", nargs="?", const="-", metavar="F", help="write a report ('-': standard output)"
     )
-    bare = parser.add_argument_group(
-        "what a bare state dict does not say (these override a checkpoint's own)"
+    arguments.add_sizes(
+        parser.add_argument_group("the network's input (height x width in pixels, multiples of 32)")
     )
-    bare.add_argument("--class-names", type=Path, metavar="FILE", help="one name a line, without background")
-    bare.add_argument("--min-size", type=int, metavar="PX", help="shorter side of the resized image")
-    bare.add_argument("--max-size", type=int, metavar="PX", help="longest side of the resized image")
-    bare.add_argument("--score-threshold", type=float, metavar="P", help="least score of a detection")
-    bare.add_argument("--detections", type=int, metavar="K", help="most detections per image")
-    bare.add_argument("--norm-eps", type=float, metavar="EPS", help="epsilon of the trunk's batch norm")
+    arguments.add_engine(parser.add_argument_group("the engine"))
+    check = parser.add_argument_group("the comparison with ONNX Runtime and PyTorch after the build")
+    check.add_argument(
+        "--images", nargs="+", type=Path, default=[], metavar="DIR|FILE", help="your own pictures"
+    )
+    check.add_argument("--no-verify", action="store_true", help="leave it out")
+    overrides.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
+    wishes = arguments.wishes(args)
+    from_checkpoint = args.model.suffix != ".onnx"
+    _refuse_vain_options(args, from_checkpoint=from_checkpoint)
+    if not from_checkpoint:
+        _need("onnx", *(() if args.no_verify else ("scipy", "pycocotools")))
+    built: Built | None = None
+    missing: MissingRequirementError | None = None
+    with Progress((4 if from_checkpoint else 1) + (0 if args.onnx_only else 1)) as progress:
+        if from_checkpoint:
+            exported = _export(args, wishes, progress)
+        else:
+            exported = _read_onnx(args.model, wishes, progress)
+        if not args.onnx_only:
+            try:
+                built = _build(args, exported, progress)
+            except MissingRequirementError as error:
+                missing = error  # the ONNX file is there all the same, and is told of first
+    report, status = exported.report | (built.report if built else {}), 0
+    if args.json != "-":
+        _tell(report)
+    if built and not args.no_verify:
+        compared = _verify(args, exported, built)
+        report |= compared
+        status = 0 if compared["equal"] else 1
+    if args.json:
+        write_json(args.json, report)
+    if args.json != "-":
+        print(f"next: mrcnn infer {report.get('engine', report['onnx'])} PHOTO.jpg --output overlays")
+    if missing:
+        raise missing
+    return status
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """An ONNX file, what it is, and the inputs that an engine of it is to be made for."""
+
+    path: Path
+    deployment: "Deployment"
+    profiles: "tuple[Profile, ...]"
+    report: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """An engine."""
+
+    path: Path
+    report: dict[str, Any]
+
+
+def _export(args: argparse.Namespace, wishes: "SizeWishes", progress: Progress) -> Exported:
+    """The checkpoint's ONNX file."""
     from mrcnn.checkpoint import load_checkpoint
+    from mrcnn.export.profiles import choose_profiles
     from mrcnn.export.to_onnx import InputRule, export_onnx
 
-    inputs = InputRule(size=args.shape, batch=args.batch, dtype=args.input_dtype)
-    with _progress() as step:
-        step("reading the checkpoint")
-        checkpoint = load_checkpoint(args.checkpoint)
-        checkpoint = replace(checkpoint, description=_described(checkpoint.description, args))
-        path = (args.output or Path(args.checkpoint.stem)) / "model.onnx"
-        deployment = export_onnx(checkpoint, path, inputs=inputs, on_step=step)
-    if args.json:
-        write_json(
-            args.json,
-            {
-                "onnx": str(path),
-                "assumptions": list(checkpoint.assumptions),
-                "architecture": deployment.description.architecture,
-                "weights_sha256": deployment.weights_sha256,
-                "validated": True,
-            },
-        )
-    if args.json != "-":
-        _report(path, checkpoint, inputs)
-    if not args.onnx_only:
-        raise MissingRequirementError(
-            f"{path} is written and validated, but this version builds no TensorRT engine yet: "
-            "use the ONNX file, and --onnx-only to say so"
-        )
-    return 0
-
-
-def _described(description: ModelDescription, args: argparse.Namespace) -> ModelDescription:
-    """The description with the command line's overrides."""
-    resize = {k: v for k in ("min_size", "max_size") if (v := getattr(args, k)) is not None}
-    detections: dict[str, Any] = {}
-    if args.score_threshold is not None:
-        detections["score_threshold"] = args.score_threshold
-    if args.detections is not None:
-        detections["detections_per_image"] = args.detections
-    changes: dict[str, Any] = {
-        "resize": replace(description.resize, **resize),
-        "detections": replace(description.detections, **detections),
+    inputs = InputRule(size=wishes.shape, batch=wishes.batch, dtype=args.input_dtype or "float32")
+    progress.step("reading the checkpoint")
+    checkpoint = load_checkpoint(args.model)
+    checkpoint = replace(checkpoint, description=overrides.described(checkpoint.description, args))
+    rule = checkpoint.description.resize
+    profiles = choose_profiles(rule, size=inputs.size, batch=inputs.batch, wishes=wishes)
+    path = (args.output or Path(args.model.stem)) / "model.onnx"
+    deployment = export_onnx(checkpoint, path, inputs=inputs, on_step=progress.step)
+    report = {
+        "onnx": str(path),
+        "architecture": deployment.description.architecture,
+        "classes": deployment.description.num_classes - 1,
+        "input": _input_words(deployment),
+        "assumptions": list(checkpoint.assumptions),
+        "weights_sha256": deployment.weights_sha256,
+        "validated": True,
     }
-    if args.norm_eps is not None:
-        changes["norm_eps"] = args.norm_eps
-    if args.class_names is not None:
-        changes["class_names"] = _class_names(args.class_names, description.num_classes)
-    return replace(description, **changes)
+    return Exported(path=path, deployment=deployment, profiles=profiles, report=report)
 
 
-def _class_names(path: Path, num_classes: int) -> tuple[str, ...]:
+def _read_onnx(path: Path, wishes: "SizeWishes", progress: Progress) -> Exported:
+    """An ONNX file that was exported elsewhere, after ONNX Runtime and ONNX's checker have read it."""
+    import onnx
+
+    from mrcnn.export.profiles import choose_profiles
+    from mrcnn.runtime.backend_onnx import OnnxBackend
+
+    progress.step("reading the graph")
+    backend = OnnxBackend(path, device="cpu", threads=None)
+    backend.close()
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise MrcnnError(f"{path}: cannot be read as class names, one a line: {error}") from error
-    names = [line.strip() for line in lines if line.strip()]
-    if len(names) != num_classes - 1:
-        raise MrcnnError(
-            f"{path}: {len(names)} class names, but the model has {num_classes - 1} (background not counted)"
+        onnx.checker.check_model(str(path), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise MrcnnError(f"{path}: not a valid ONNX graph: {' '.join(str(error).split())[:300]}") from error
+    deployment = backend.deployment
+    size = (deployment.height, deployment.width) if deployment.height and deployment.width else None
+    rule = deployment.description.resize
+    profiles = choose_profiles(rule, size=size, batch=deployment.batch, wishes=wishes)
+    return Exported(path=path, deployment=deployment, profiles=profiles, report={"onnx": str(path)})
+
+
+def _build(args: argparse.Namespace, exported: Exported, progress: Progress) -> Built:
+    """The engine."""
+    from mrcnn.export.build import build_engine, find_target
+    from mrcnn.export.engine import EngineOptions
+    from mrcnn.export.profiles import describe
+
+    engine = (args.output or exported.path.parent) / f"{exported.path.stem}.engine"
+    try:
+        target = find_target()
+    except MissingRequirementError as error:
+        again = shlex.join(
+            ["mrcnn", "export", str(exported.path), *arguments.engine_options(args, exported.deployment)]
         )
-    return (BACKGROUND, *names)
-
-
-def _report(path: Path, checkpoint: "Checkpoint", inputs: "InputRule") -> None:
-    description = checkpoint.description
-    size = f"{inputs.size[0]}x{inputs.size[1]} pixels" if inputs.size else "any image size"
-    batch = "any batch" if inputs.batch is None else f"batch {inputs.batch}"
-    print(f"{description.architecture}, {description.num_classes - 1} classes")
-    for assumption in checkpoint.assumptions:
-        print(f"assumed: {assumption}")
-    print(
-        f"wrote {path} ({path.stat().st_size / 1e6:.0f} MB): {size}, {batch}, every stage equal to PyTorch's"
+        raise MissingRequirementError(
+            f"{error}; {exported.path} is validated: on the GPU machine run: {again}"
+        ) from error
+    if not args.no_verify:
+        _need("cuda.bindings")  # told now, not after minutes
+    options = EngineOptions(
+        workspace_mb=args.workspace,
+        version_compatible=args.version_compatible,
+        hardware_compatible=args.hardware_compatible,
+        refit=args.refit,
+        plugins=target.plugins if args.embed_plugins else None,
+        level=args.effort,
+        tf32=args.tf32,
     )
-    print(f"next: mrcnn infer {path} PHOTO.jpg --output overlays")
+    progress.step("building the engine, for minutes")
+    built = build_engine(
+        exported.path,
+        engine,
+        deployment=exported.deployment,
+        profiles=exported.profiles,
+        options=options,
+        target=target,
+        timing_cache=args.timing_cache or engine.with_name(engine.name + ".timing"),
+        layers=engine.with_suffix(".layers.json") if args.inspect else None,
+        force=args.force,
+        on_progress=progress.part,
+    )
+    report = {
+        "engine": str(engine),
+        "built": built,
+        "inputs": describe(exported.profiles),
+        "tensorrt": str(target.trt.__version__),
+        "gpu": target.gpu,
+    }
+    return Built(path=engine, report=report)
 
 
-@contextmanager
-def _progress() -> "Iterator[Callable[[str], None]]":
-    from tqdm import tqdm
+def _verify(args: argparse.Namespace, exported: Exported, built: Built) -> dict[str, Any]:
+    from mrcnn.export.verify import verify
 
-    with tqdm(total=_STEPS, leave=False, bar_format="{desc} [{n_fmt}/{total_fmt}] {elapsed}") as bar:
-
-        def step(words: str) -> None:
-            bar.set_description_str(words, refresh=False)
-            bar.update()
-
-        yield step
-
-
-def _shape(text: str) -> tuple[int, int] | None:
-    if text == "dynamic":
-        return None
-    match = re.fullmatch(r"(\d{1,6})[x×](\d{1,6})", text)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"expected HxW such as 800x1344, or dynamic (got {text!r})")
-    return int(match[1]), int(match[2])
+    references = [exported.path] if args.model == exported.path else [exported.path, args.model]
+    reports, passed = verify(
+        built.path,
+        references,
+        images=args.images,
+        profiles=exported.profiles,
+        quiet=args.json == "-",
+    )
+    return {"parity": [str(path) for path in reports], "equal": passed}
 
 
-def _batch(text: str) -> int | None:
-    if text == "dynamic":
-        return None
-    if re.fullmatch(r"\d{1,9}", text) is None:
-        raise argparse.ArgumentTypeError(f"expected a number or dynamic (got {text!r})")
-    return int(text)
+def _tell(report: dict[str, Any]) -> None:
+    """What was written."""
+    if "architecture" in report:
+        print(f"{report['architecture']}, {report['classes']} classes")
+        for assumption in report["assumptions"]:
+            print(f"assumed: {assumption}")
+        size = Path(report["onnx"]).stat().st_size / 1e6
+        print(f"wrote {report['onnx']} ({size:.0f} MB): {report['input']}, every stage equal to PyTorch's")
+    if "engine" in report:
+        size = Path(report["engine"]).stat().st_size / 1e6
+        done = "wrote" if report["built"] else "up to date (--force builds it again):"
+        print(
+            f"{done} {report['engine']} ({size:.0f} MB): {report['inputs']}, "
+            f"TensorRT {report['tensorrt']}, {report['gpu']}"
+        )
+
+
+def _input_words(deployment: "Deployment") -> str:
+    size = f"{deployment.height}x{deployment.width} pixels" if deployment.height else "any image size"
+    batch = "any batch" if deployment.batch is None else f"batch {deployment.batch}"
+    return f"{size}, {batch}"
+
+
+def _need(*modules: str) -> None:
+    """Raises MissingRequirementError for a package that building an engine needs, other than TensorRT."""
+    for name in modules:
+        try:
+            found = importlib.util.find_spec(name)
+        except ModuleNotFoundError:  # of a package around it
+            found = None
+        if found is None:
+            package = {"cuda.bindings": "cuda-python"}.get(name, name)
+            also = ", 'cuda-python>=12.9.1,<13' where CUDA is 12" if package != name else ""
+            raise MissingRequirementError(
+                f"the package {package} is not installed: pip install 'mrcnn[engine]'{also}"
+            )
+
+
+def _refuse_vain_options(args: argparse.Namespace, *, from_checkpoint: bool) -> None:
+    """An option that would change nothing is a misunderstanding."""
+    if not from_checkpoint:
+        vain = overrides.given(args) + (["--input-dtype"] if args.input_dtype else [])
+        if vain:
+            raise MrcnnError(f"{vain[0]} is for checkpoints: in an ONNX file that is decided already")
+        if args.onnx_only:
+            raise MrcnnError(
+                f"{args.model} is an ONNX file already: leave --onnx-only out to build an engine"
+            )
+    elif args.onnx_only and (vain := arguments.engine_options(args, None)):
+        raise MrcnnError(f"{vain[0]} is for engines: leave it or --onnx-only out")
 
 
 if __name__ == "__main__":

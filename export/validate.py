@@ -19,7 +19,7 @@ from torchvision.models.detection.image_list import ImageList
 from mrcnn.description import Deployment
 from mrcnn.errors import MrcnnError
 from mrcnn.export.cut import cut, with_shapes
-from mrcnn.runtime.backend_onnx import import_onnxruntime
+from mrcnn.runtime.ort import import_onnxruntime
 
 Arrays = Mapping[str, np.ndarray]
 

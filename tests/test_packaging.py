@@ -23,7 +23,7 @@ from tests.conftest import REPOSITORY
 
 PACKAGES = ("export", "runtime", "plugins", "benchmarks")
 LIBRARIES = "mrcnn/plugins/lib"
-FOUNDATION = ("mrcnn.errors", "mrcnn.files", "mrcnn.strict", "mrcnn.description")
+FOUNDATION = ("mrcnn.errors", "mrcnn.files", "mrcnn.strict", "mrcnn.description", "mrcnn.sidecar")
 
 # What `mrcnn X --help` and `import mrcnn.runtime` must do without.
 HEAVY = (

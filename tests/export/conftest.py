@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mrcnn.checkpoint import Checkpoint, save_checkpoint
+from mrcnn.cli import main
 from mrcnn.description import DetectionRule, ModelDescription, ProposalRule, ResizeRule
 from mrcnn.models import build_model
 
@@ -45,3 +46,12 @@ def compact_file(compact_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPa
         path, model=compact_checkpoint.build(), description=compact_checkpoint.description, training={}
     )
     return path
+
+
+@pytest.fixture(scope="session")
+def compact_onnx(compact_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The ONNX file of the compact checkpoint, of any size, for small images."""
+    folder = tmp_path_factory.mktemp("exported")
+    options = ["--onnx-only", "--output", str(folder), "--min-size", "96", "--max-size", "160"]
+    assert main(["export", str(compact_file), *options]) == 0
+    return folder / "model.onnx"

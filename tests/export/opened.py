@@ -1,4 +1,7 @@
-"""A lowered graph cut open at its plugins: all the rest, in one model that TensorRT for RTX can build."""
+"""A lowered graph cut open at its plugins: all the rest, in one model that TensorRT for RTX can build.
+
+`tests.export.stand_ins` keeps the graph whole instead, for inputs of any size.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,7 +25,7 @@ def open_at_plugins(lowered: onnx.ModelProto) -> onnx.ModelProto:
     graph = model.graph
     properties = {entry.key: entry.value for entry in model.metadata_props}
     deployment = Deployment.from_json(properties[METADATA_KEY])
-    given = {value.name for value in (*graph.input, *graph.initializer)}
+    given = {value.name for value in (*graph.input, *graph.initializer, *graph.output)}
     kept: list[NodeProto] = []
     for node in graph.node:
         if node.domain != DOMAIN:
@@ -45,6 +48,13 @@ def open_at_plugins(lowered: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
+def channels(model: onnx.ModelProto) -> int:
+    """Channels of the feature levels: those of the last convolution that makes level 0."""
+    maker = next(node for node in model.graph.node if "features.0" in node.output)
+    weight = next(t for t in model.graph.initializer if t.name == maker.input[1])
+    return int(weight.dims[0])
+
+
 def _results(
     node: NodeProto, model: onnx.ModelProto, deployment: Deployment
 ) -> Mapping[str, tuple[int, list[int]]]:
@@ -60,11 +70,4 @@ def _results(
     if node.name == "box/pooled":
         per_image = rule.proposals.post_nms_top_n
     size = attributes["output_size"]
-    return {node.output[0]: (FLOAT, [deployment.batch * per_image, _channels(model), size, size])}
-
-
-def _channels(model: onnx.ModelProto) -> int:
-    """Channels of the feature levels: those of the last convolution that makes level 0."""
-    maker = next(node for node in model.graph.node if "features.0" in node.output)
-    weight = next(t for t in model.graph.initializer if t.name == maker.input[1])
-    return int(weight.dims[0])
+    return {node.output[0]: (FLOAT, [deployment.batch * per_image, channels(model), size, size])}

@@ -1,6 +1,7 @@
 """`mrcnn export` and `python export/to_trt.py` as a user calls them."""
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,22 +13,89 @@ from mrcnn.cli import main
 from mrcnn.description import Deployment
 
 
-def test_export_without_tensorrt_writes_the_onnx_file_and_says_so(
-    tmp_path: Path, compact_file: Path, repository: Path
+@pytest.mark.parametrize(
+    ("options", "command"),
+    [
+        ([], ""),
+        (["--shape", "192x320", "--batch", "2", "--no-verify"], " --no-verify"),
+        (
+            ["--bucket", "192x320", "--bucket", "320x192", "--tf32"],
+            " --bucket 192x320 --bucket 320x192 --tf32",
+        ),
+        (
+            [
+                "--opt-shape",
+                "192x256",
+                "--max-shape",
+                "4x192x320",
+                "--workspace",
+                "512",
+                "--images",
+                "my photos",
+            ],
+            " --opt-shape 192x256 --max-shape 4x192x320 --workspace 512 --images 'my photos'",
+        ),
+    ],
+)
+def test_without_tensorrt_the_onnx_file_is_there_and_one_command_builds_the_engine(
+    tmp_path: Path, compact_file: Path, repository: Path, options: list[str], command: str
 ) -> None:
     script = repository / "export" / "to_trt.py"
     done = subprocess.run(
-        [sys.executable, str(script), str(compact_file)],
+        [sys.executable, str(script), str(compact_file), *options],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 3, done.stderr
-    assert (tmp_path / "compact" / "model.onnx").is_file()
-    assert "TensorRT" in done.stderr.splitlines()[-1]
+    onnx.checker.check_model(tmp_path / "compact" / "model.onnx", full_check=True)
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("mrcnn export: error: TensorRT is not installed here")
+    assert last.endswith(f"on the GPU machine run: mrcnn export compact/model.onnx{command}")
     assert "Traceback" not in done.stderr
     assert "every stage equal to PyTorch's" in done.stdout
+
+
+def test_the_command_for_the_gpu_machine_is_one_that_this_program_reads(
+    tmp_path: Path, compact_file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    options = ["--max-shape", "2x192x320", "--opt-shape", "192x320", "--min-shape", "64x64", "--effort", "2"]
+    flags = ["--tf32", "--refit", "--inspect", "--force", "--embed-plugins", "--version-compatible"]
+    assert main(["export", str(compact_file), *options, *flags]) == 3
+    first = capsys.readouterr().err.splitlines()[-1].partition("run: ")[2]
+    assert main(shlex.split(first)[1:]) == 3
+    assert capsys.readouterr().err.splitlines()[-1].partition("run: ")[2] == first
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["{onnx}", "--onnx-only"], "is an ONNX file already"),
+        (["{onnx}", "--class-names", "names.txt"], "--class-names is for checkpoints"),
+        (["{onnx}", "--input-dtype", "uint8"], "--input-dtype is for checkpoints"),
+        (["{onnx}", "--shape", "100x100"], "multiples of 32"),
+        (["{onnx}", "--max-shape", "64x64"], "needs --opt-shape and --max-shape"),
+        (["{file}", "--onnx-only", "--tf32"], "--tf32 is for engines"),
+        (["{file}", "--onnx-only", "--bucket", "64x64"], "--bucket is for engines"),
+        (["{file}", "--bucket", "64x64", "--bucket", "64x65"], "multiples of 32"),
+    ],
+)
+def test_options_that_do_not_go_together(
+    tmp_path: Path,
+    compact_file: Path,
+    compact_onnx: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    words: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", *(a.format(file=compact_file, onnx=compact_onnx) for a in arguments)]) == 2
+    assert words in capsys.readouterr().err.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_onnx_only_reports_json(
@@ -84,7 +152,17 @@ def test_mistakes_are_one_line_and_status_2(
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--shape", "big"], ["--batch", "-1"], ["--batch", "9" * 30], ["--input-dtype", "int8"]]
+    "arguments",
+    [
+        ["--shape", "big"],
+        ["--batch", "-1"],
+        ["--batch", "9" * 30],
+        ["--input-dtype", "int8"],
+        ["--bucket", "dynamic"],
+        ["--max-shape", "1x2x3x4"],
+        ["--workspace", "0"],
+        ["--effort", "6"],
+    ],
 )
 def test_unreadable_options_are_usage_errors(compact_file: Path, arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as error:

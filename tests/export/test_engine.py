@@ -4,11 +4,6 @@ It is another product with the same interface, and it builds everything but plug
 evidence for TensorRT, not proof.
 """
 
-import importlib.util
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,31 +14,13 @@ from onnx import TensorProto, helper
 from mrcnn.checkpoint import Checkpoint
 from mrcnn.errors import MrcnnError
 from mrcnn.export.cut import cut, with_shapes
-from mrcnn.export.engine import Profile
 from mrcnn.export.lower import lower
+from mrcnn.export.profiles import default_profiles
 from mrcnn.export.to_onnx import InputRule, build_graph
-from tests.conftest import REPOSITORY
+from mrcnn.sidecar import Profile
 from tests.export.opened import open_at_plugins
-
-needs_rtx = pytest.mark.skipif(
-    importlib.util.find_spec("tensorrt_rtx") is None,
-    reason="tensorrt-rtx is not installed; pip install '.[dev]' brings it on x86-64",
-)
-
-
-def build(model: onnx.ModelProto, folder: Path, *options: str) -> dict[str, Any]:
-    path = folder / "model.onnx"
-    onnx.save(model, path)
-    done = subprocess.run(
-        [sys.executable, REPOSITORY / "tests" / "export" / "rtx_build.py", path, *options],
-        capture_output=True,
-        text=True,
-        cwd=REPOSITORY,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-    )
-    assert done.returncode == 0, done.stderr
-    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return answer
+from tests.export.rtx import build, needs_rtx, profile_options
+from tests.export.stand_ins import with_stand_ins
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +34,9 @@ def static(compact_checkpoint: Checkpoint) -> onnx.ModelProto:
 
 @pytest.fixture(scope="module")
 def dynamic(compact_checkpoint: Checkpoint) -> onnx.ModelProto:
-    """The dense part of the graph with any size: pixels to features."""
+    """The whole graph with any size and batch."""
     model, _ = build_graph(compact_checkpoint.build(), compact_checkpoint.description, InputRule(), "0" * 64)
-    return cut(with_shapes(model), ["images", "image_sizes"], ["features.0", "logits.0", "deltas.0"])
+    return with_stand_ins(lower(model))
 
 
 @needs_rtx
@@ -77,9 +54,23 @@ def test_any_size_needs_a_profile(dynamic: onnx.ModelProto, tmp_path: Path) -> N
 
 
 @needs_rtx
-def test_two_profiles(dynamic: onnx.ModelProto, tmp_path: Path) -> None:
-    wide, high = ("1,128,192", "1,256,320", "2,256,512"), ("1,192,128", "1,320,256", "2,512,256")
-    answer = build(dynamic, tmp_path, "--profile", *wide, "--profile", *high)
+def test_the_graph_of_any_size_builds_for_every_image(
+    dynamic: onnx.ModelProto, compact_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    """With the profiles that `mrcnn export` chooses where none are named."""
+    profiles = default_profiles(compact_checkpoint.description.resize, batch=1)
+    assert len(profiles) == 2
+    answer = build(dynamic, tmp_path, *profile_options(profiles))
+    assert answer.get("bytes", 0) > 100_000, answer
+
+
+@needs_rtx
+def test_a_profile_may_cover_several_batches(dynamic: onnx.ModelProto, tmp_path: Path) -> None:
+    profiles = [
+        Profile(least=(1, 128, 192), best=(1, 256, 320), most=(2, 256, 512)),
+        Profile(least=(1, 192, 128), best=(1, 320, 256), most=(2, 512, 256)),
+    ]
+    answer = build(dynamic, tmp_path, *profile_options(profiles))
     assert answer.get("bytes", 0) > 100_000, answer
 
 

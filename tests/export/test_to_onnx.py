@@ -20,7 +20,7 @@ from mrcnn.export.cut import with_shapes
 from mrcnn.export.to_onnx import InputRule, export_onnx
 from mrcnn.export.trace import fold_batch_norm
 from mrcnn.runtime.images import read_image
-from mrcnn.runtime.preprocess import make_batch, network_sizes
+from mrcnn.runtime.preprocess import make_batch
 
 # Folding multiplies weights by a per-channel factor: a few rounding errors per sum.
 FOLD_TOLERANCE = 1e-5
@@ -129,7 +129,9 @@ def test_every_stage_equals_pytorch_on_photographs(
     model = compact_checkpoint.build()
     for path in sorted((coco_mini / "images").iterdir())[:8]:
         image = read_image(path)
-        resized, padded = network_sizes(deployment, image.shape[:2])
+        rule = deployment.description.resize
+        resized = rule.output_size(*image.shape[:2])
+        padded = rule.padded_size(*resized)
         images, sizes = make_batch([image], resized=[resized], padded=padded, batch=1)
         validation.compare_stages(proto, model, deployment, images, sizes)
 

@@ -1,0 +1,126 @@
+"""The options of `mrcnn export` that decide on an engine, from and to their written form."""
+
+import argparse
+import re
+from pathlib import Path
+from typing import Any
+
+from mrcnn.description import Deployment
+from mrcnn.export.profiles import SizeWishes
+
+_FLAGS = (
+    "tf32",
+    "version_compatible",
+    "hardware_compatible",
+    "embed_plugins",
+    "refit",
+    "inspect",
+    "force",
+    "no_verify",
+)
+
+
+def add_sizes(group: Any) -> None:
+    add = group.add_argument
+    add("--shape", type=_size, default=None, metavar="HxW", help="one size for all images; default: any size")
+    add("--bucket", type=_bucket, action="append", default=[], metavar="HxW", help="one of several sizes")
+    add("--min-shape", type=_shape, metavar="[Bx]HxW", help="the least of a range of sizes")
+    add("--opt-shape", type=_shape, metavar="[Bx]HxW", help="the size for which TensorRT tunes the range")
+    add("--max-shape", type=_shape, metavar="[Bx]HxW", help="the largest")
+    add("--batch", type=_batch, default=None, metavar="N", help="images per run; default: any, an engine 1")
+    add(
+        "--input-dtype",
+        choices=("float32", "uint8"),
+        default=None,
+        help="pixels of the graph's input; uint8 is a quarter of the bytes and rounds the resized image",
+    )
+
+
+def add_engine(group: Any) -> None:
+    add = group.add_argument
+    add("--workspace", type=_megabytes, metavar="MB", help="most scratch memory of a layer")
+    add("--effort", type=int, choices=range(6), help="TensorRT's optimization level (its default: 3)")
+    add("--tf32", action="store_true", help="faster convolutions from Ampere on, no longer exact float32")
+    add("--version-compatible", action="store_true", help="runs on later TensorRT of the same major version")
+    add("--hardware-compatible", action="store_true", help="runs on every GPU from Ampere on, more slowly")
+    add("--embed-plugins", action="store_true", help="put the plugin library into the engine")
+    add("--refit", action="store_true", help="weights can be exchanged later; slower")
+    add("--timing-cache", type=Path, metavar="FILE", help="default: model.engine.timing")
+    add("--inspect", action="store_true", help="write model.layers.json: what TensorRT made of each layer")
+    add("--force", action="store_true", help="build also where an engine of the same inputs is there")
+
+
+def wishes(args: argparse.Namespace) -> SizeWishes:
+    return SizeWishes(
+        batch=args.batch,
+        shape=args.shape,
+        buckets=tuple(args.bucket),
+        least=args.min_shape,
+        best=args.opt_shape,
+        most=args.max_shape,
+    )
+
+
+def engine_options(args: argparse.Namespace, deployment: Deployment | None) -> list[str]:
+    """The options that decide on the engine, as they are written; not those that the graph holds already."""
+    options: list[str] = []
+
+    def add(option: str, *values: Any) -> None:
+        options.extend([option, *map(str, values)])
+
+    if deployment is not None and deployment.height is None and args.shape is not None:
+        add("--shape", _words(args.shape))
+    if deployment is not None and deployment.batch is None and args.batch is not None:
+        add("--batch", args.batch)
+    for bucket in args.bucket:
+        add("--bucket", _words(bucket))
+    for name in ("min_shape", "opt_shape", "max_shape"):
+        if (shape := getattr(args, name)) is not None:
+            add("--" + name.replace("_", "-"), _words(shape))
+    for name in ("workspace", "effort", "timing_cache"):
+        if (value := getattr(args, name)) is not None:
+            add("--" + name.replace("_", "-"), value)
+    for name in _FLAGS:
+        if getattr(args, name):
+            add("--" + name.replace("_", "-"))
+    if args.images:
+        add("--images", *args.images)
+    return options
+
+
+def _words(shape: tuple[int | None, ...]) -> str:
+    return "x".join(str(side) for side in shape if side is not None)
+
+
+def _size(text: str) -> tuple[int, int] | None:
+    return None if text == "dynamic" else _bucket(text)
+
+
+def _bucket(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d{1,6})[x×](\d{1,6})", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"expected HxW such as 800x1344 (got {text!r})")
+    return int(match[1]), int(match[2])
+
+
+def _shape(text: str) -> tuple[int | None, int, int]:
+    match = re.fullmatch(r"(?:(\d{1,4})[x×])?(\d{1,6})[x×](\d{1,6})", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(
+            f"expected HxW or BxHxW such as 800x1344 or 4x800x1344 (got {text!r})"
+        )
+    return (None if match[1] is None else int(match[1])), int(match[2]), int(match[3])
+
+
+def _batch(text: str) -> int | None:
+    if text == "dynamic":
+        return None
+    if re.fullmatch(r"\d{1,9}", text) is None:
+        raise argparse.ArgumentTypeError(f"expected a number or dynamic (got {text!r})")
+    return int(text)
+
+
+def _megabytes(text: str) -> int:
+    if re.fullmatch(r"[1-9]\d{0,6}", text) is None:
+        raise argparse.ArgumentTypeError(f"expected a number of megabytes (got {text!r})")
+    return int(text)

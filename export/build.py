@@ -1,0 +1,181 @@
+"""An exported ONNX file becomes an engine with its sidecar, on the machine that it is for."""
+
+import hashlib
+import importlib
+import json
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from mrcnn.description import Deployment
+from mrcnn.errors import MissingRequirementError, MrcnnError
+from mrcnn.export.engine import EngineOptions, OnProgress, build_plan, layer_information
+from mrcnn.export.lower import lower
+from mrcnn.files import atomic_path, write_text
+from mrcnn.plugins import toolchain
+from mrcnn.plugins.kernels import plugins_path
+from mrcnn.runtime.engine.checks import installed_plugins
+from mrcnn.runtime.engine.tensorrt import load_plugins
+from mrcnn.sidecar import Profile, Sidecar, head_sha256, sidecar_path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """The machine that builds: TensorRT's module, the GPU, and the plugins."""
+
+    trt: Any
+    gpu: str
+    capability: tuple[int, int]
+    plugins: Path
+    plugins_version: str
+
+
+def find_target() -> Target:
+    """This machine.
+
+    Raises:
+        MissingRequirementError: it lacks TensorRT, a GPU, or the plugins; the line says which.
+    """
+    try:
+        trt = importlib.import_module("tensorrt")
+    except ImportError as error:
+        raise MissingRequirementError(f"TensorRT is not installed here ({error})") from error
+    if not hasattr(trt, "Builder"):
+        raise MissingRequirementError("TensorRT is here, but not its builder")
+    answer = toolchain.probe("gpus")
+    if not answer.get("gpus"):
+        reason = answer.get("error") or "the driver finds none"
+        raise MissingRequirementError(f"there is no NVIDIA GPU here ({reason})")
+    gpu = answer["gpus"][0]
+    path = plugins_path()
+    version = installed_plugins(path)
+    if version is None:
+        raise MissingRequirementError(
+            "the TensorRT plugins are not built here: `mrcnn doctor` says what they need"
+        )
+    return Target(
+        trt=trt,
+        gpu=gpu["name"],
+        capability=(gpu["capability"][0], gpu["capability"][1]),
+        plugins=path,
+        plugins_version=version,
+    )
+
+
+def build_engine(
+    source: Path,
+    engine: Path,
+    *,
+    deployment: Deployment,
+    profiles: tuple[Profile, ...],
+    options: EngineOptions,
+    target: Target,
+    timing_cache: Path | None = None,
+    layers: Path | None = None,
+    force: bool = False,
+    on_progress: OnProgress | None = None,
+) -> bool:
+    """Builds `source` into `engine` and writes the sidecar, unless they are there already, from equal inputs.
+
+    Args:
+        source: an ONNX file that `mrcnn export` wrote; `deployment`: what it says of itself.
+        timing_cache: measurements of earlier builds, used and updated.
+        layers: gets what the engine inspector says.
+        force: build in any case.
+
+    Returns:
+        whether it was built.
+
+    Raises:
+        EngineError: TensorRT refuses the graph.
+        MrcnnError: a file cannot be read or written. Nothing is left half-written.
+    """
+    content = source.read_bytes()
+    inputs = _fingerprint(content, profiles, options, target)
+    if not force and (layers is None or layers.is_file()) and is_current(engine, inputs):
+        return False
+    load_plugins(target.trt, target.plugins, version=deployment.plugin_version)
+    measured = _read_cache(timing_cache)
+    plan = build_plan(
+        target.trt,
+        _lowered(content, source),
+        profiles=profiles if deployment.height is None or deployment.batch is None else (),
+        options=options,
+        timing_cache=measured,
+        on_progress=on_progress,
+    )
+    sidecar = Sidecar(
+        deployment=deployment,
+        plan_sha256=hashlib.sha256(plan).hexdigest(),
+        plan_head_sha256=head_sha256(plan),
+        plan_bytes=len(plan),
+        onnx_sha256=hashlib.sha256(content).hexdigest(),
+        inputs_sha256=inputs,
+        tensorrt=str(target.trt.__version__),
+        gpu=target.gpu,
+        capability=target.capability,
+        plugins=target.plugins_version,
+        profiles=profiles,
+        plugins_embedded=options.plugins is not None,
+        version_compatible=options.version_compatible,
+        hardware_compatible=options.hardware_compatible,
+        refit=options.refit,
+    )
+    if layers is not None:
+        holds_code = options.version_compatible or options.plugins is not None
+        write_text(layers, layer_information(target.trt, plan, holds_code=holds_code) + "\n")
+    if timing_cache is not None and measured:
+        with atomic_path(timing_cache) as temporary:
+            temporary.write_bytes(measured)
+    # Both get their names at the end, one right after the other.
+    with atomic_path(engine) as plan_file, atomic_path(sidecar_path(engine)) as sidecar_file:
+        plan_file.write_bytes(plan)
+        sidecar_file.write_text(sidecar.to_json(), encoding="utf-8")
+    return True
+
+
+def is_current(engine: Path, inputs_sha256: str) -> bool:
+    """Whether the engine is there, whole, and built from these inputs."""
+    with suppress(OSError, UnicodeDecodeError, MrcnnError):
+        sidecar = Sidecar.from_json(sidecar_path(engine).read_text(encoding="utf-8"))
+        if sidecar.inputs_sha256 == inputs_sha256 and engine.stat().st_size == sidecar.plan_bytes:
+            return hashlib.sha256(engine.read_bytes()).hexdigest() == sidecar.plan_sha256
+    return False
+
+
+def _fingerprint(
+    content: bytes, profiles: tuple[Profile, ...], options: EngineOptions, target: Target
+) -> str:
+    """Of all that decides what is built. A timing cache decides how long it takes."""
+    inputs = {
+        "onnx": hashlib.sha256(content).hexdigest(),
+        "profiles": [asdict(profile) for profile in profiles],
+        "options": {name: str(value) for name, value in asdict(options).items()},
+        "tensorrt": str(target.trt.__version__),
+        "gpu": [target.gpu, *target.capability],
+        "plugins": hashlib.sha256(target.plugins.read_bytes()).hexdigest(),
+    }
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+
+def _lowered(content: bytes, source: Path) -> onnx.ModelProto:
+    try:
+        return lower(onnx.load_model_from_string(content))
+    except (ValueError, KeyError, StopIteration) as error:
+        raise MrcnnError(
+            f"{source}: not a graph of this version of mrcnn: export it again ({error})"
+        ) from error
+
+
+def _read_cache(path: Path | None) -> bytearray | None:
+    if path is None:
+        return None
+    try:
+        return bytearray(path.read_bytes())
+    except FileNotFoundError:
+        return bytearray()
+    except OSError as error:
+        raise MrcnnError(f"{path}: cannot be read as a timing cache: {error.strerror}") from error

@@ -1,0 +1,43 @@
+"""What the user sees while a model is exported and built."""
+
+from types import TracebackType
+from typing import Any
+
+
+class Progress:
+    """A line on standard error: the step, how many there are, the time since the beginning.
+
+    Args:
+        steps: calls of `step` that are expected.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+        self._words = ""
+        self._bar: Any = None
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def step(self, words: str) -> None:
+        """The next step begins."""
+        from tqdm import tqdm
+
+        if self._bar is None:
+            form = "{desc} [{n_fmt}/{total_fmt}] {elapsed}"
+            self._bar = tqdm(total=self._steps, leave=False, bar_format=form)
+        self._words = words
+        self._bar.set_description_str(words, refresh=False)
+        self._bar.update()
+        self._bar.refresh()
+
+    def part(self, title: str, done: int, of: int) -> None:
+        """How far a part of the step is; may be called from any thread."""
+        self._bar.set_description_str(f"{self._words}: {title} {done}/{of}", refresh=False)
+        self._bar.update(0)
