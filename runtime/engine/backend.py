@@ -165,15 +165,11 @@ class EngineBackend:
 
     def recover(self, slot: Slot, error: BaseException) -> None:
         """For `_Run`: gives back a slot after an error, and the whole backend up where the GPU is lost."""
-        lost: DeviceError | None = None
-        try:
-            lost = error if isinstance(error, DeviceError) and error.sticky else slot.drain()
-        finally:
-            if lost is not None:
-                line = f"{self._path}: nothing runs on the GPU since: {lost}: start the program again"
-                name = lost.name
-                self._pool.refuse(lambda: DeviceError(line, name=name, sticky=True))
-            self._pool.give(slot)
+        if isinstance(error, DeviceError) and error.sticky:
+            line = f"{self._path}: nothing runs on the GPU since: {error}: start the program again"
+            name = error.name
+            self._pool.refuse(lambda: DeviceError(line, name=name, sticky=True))
+        self._pool.give(slot)
 
     def abandon(self, slot: Slot) -> None:
         """For `_Run`: gives back a slot whose run may not be over; does not wait."""
@@ -214,6 +210,7 @@ class _Run:
         self._slot: Slot | None = slot
         self._lock = threading.Lock()
         self._rows = 0
+        self._launched = False
         self._taken = False
         self._result: Outputs | None = None
         self._error: MrcnnError | None = None
@@ -226,6 +223,7 @@ class _Run:
             self._rows = len(images)
             try:
                 self._slot.launch(images, image_sizes)
+                self._launched = True
             except BaseException as error:
                 slot, self._slot = self._slot, None
                 self._backend.recover(slot, error)
@@ -253,6 +251,9 @@ class _Run:
         if self._slot is None:
             return
         slot, self._slot = self._slot, None
+        if not self._launched:  # `close` was faster
+            self._backend.abandon(slot)
+            return
         try:
             self._result = self._backend.collect(slot, rows=self._rows)
         except MrcnnError as error:
@@ -286,8 +287,9 @@ class Needs:
         remedy = "build it with smaller profiles, or end other programs that use the GPU"
         if self.contexts > 1 and self.total(1) <= free:
             remedy = f"open it with contexts=1, which needs {_megabytes(self.total(1))}, or {remedy}"
+        count = "1 context needs" if self.contexts == 1 else f"{self.contexts} contexts need"
         return MissingRequirementError(
-            f"{path}: {self.contexts} contexts need {_megabytes(self.total(self.contexts))} on the GPU, "
+            f"{path}: {count} {_megabytes(self.total(self.contexts))} on the GPU, "
             f"{_megabytes(free)} are free: {remedy}"
         )
 

@@ -108,9 +108,10 @@ class Slot:
             images: (batch, height, width, 3), of a shape within a profile. image_sizes: (batch, 2).
 
         Raises:
-            MrcnnError: TensorRT refuses. DeviceError: the GPU does. `drain` makes the slot usable again.
+            MrcnnError: TensorRT refuses. DeviceError: the GPU does. The slot can be used again.
         """
-        if self._busy and (lost := self.drain()) is not None:  # a run that nobody wanted, and its errors
+        # There may be a run that failed half-way, or that nobody wanted: its errors are not this one's.
+        if self._busy and (lost := self._drain()) is not None:
             raise lost
         shape: Input = images.shape[:3]
         self._view("images", images.shape)[...] = images
@@ -131,25 +132,10 @@ class Slot:
         self._busy = False
         return {name: self._view(name, shape).copy() for name, shape in running.outputs.items()}
 
-    def drain(self) -> DeviceError | None:
-        """Waits after an error until nothing is left of its run; what still goes wrong then."""
-        self._running = None
-        error = None
-        for _ in range(2):  # the first may still tell what went wrong in the run
-            try:
-                self._device.synchronize(self._stream)
-            except DeviceError as again:
-                error = again
-            else:
-                self._busy = False
-                self._destroy_spare()
-                return None
-        return error
-
     def drop_contexts(self) -> None:
         """Waits for the stream, and frees the recordings and contexts; no error of the GPU stops it."""
         if self._busy:
-            self.drain()
+            self._drain()
         self._running = None
         for recorded in self._recorded.values():
             with suppress(DeviceError):
@@ -165,6 +151,21 @@ class Slot:
         """Frees the memory and the stream, after `drop_contexts`; no error of the GPU stops it."""
         with suppress(DeviceError):
             self._undo.close()
+
+    def _drain(self) -> DeviceError | None:
+        """Waits until nothing is left of an earlier run; gives what still goes wrong then."""
+        self._running = None
+        error = None
+        for _ in range(2):  # the first may still tell what went wrong in the run
+            try:
+                self._device.synchronize(self._stream)
+            except DeviceError as again:
+                error = again
+            else:
+                self._busy = False
+                self._destroy_spare()
+                return None
+        return error
 
     def _start(self, shape: Input) -> _Bound:
         recorded = self._recorded.get(shape)

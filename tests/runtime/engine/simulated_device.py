@@ -288,6 +288,17 @@ class SimulatedDevice:
             self._stream(stream).put(Operation(function=move, touches=touches))
         self._hurry(stream)
 
+    def clear(self, address: int, size: int, stream: int) -> None:
+        def wipe() -> None:
+            bytes_at(address, size)[:] = 0
+
+        with self._changed:
+            self._begin("clear", address, size, stream)
+            touches = ((address, size),)
+            self._memory.check(*touches[0])
+            self._stream(stream).put(Operation(function=wipe, touches=touches))
+        self._hurry(stream)
+
     def begin_capture(self, stream: int) -> None:
         with self._changed:
             self._begin("begin_capture", stream)

@@ -49,6 +49,7 @@ METHODS: list[tuple[Callable[[Cuda], object], object, str, tuple[Any, ...]]] = [
     (lambda c: c.wait(0x4000), None, "cudaEventSynchronize", (0x4000,)),
     (lambda c: c.stream_wait(0x3000, 0x4000), None, "cudaStreamWaitEvent", (0x3000, 0x4000, 0)),
     (lambda c: c.copy(1, 2, 3, 0x3000), None, "cudaMemcpyAsync", (1, 2, 3, "default", 0x3000)),
+    (lambda c: c.clear(1, 3, 0x3000), None, "cudaMemsetAsync", (1, 0, 3, 0x3000)),
     (lambda c: c.begin_capture(0x3000), None, "cudaStreamBeginCapture", (0x3000, "thread")),
     (lambda c: c.launch(0x6000, 0x3000), None, "cudaGraphLaunch", (0x6000, 0x3000)),
     (lambda c: c.destroy_graph(0x6000), None, "cudaGraphExecDestroy", (0x6000,)),

@@ -254,6 +254,34 @@ def test_close_turns_away_who_waits(make_lab: MakeLab) -> None:
     lab.assert_nothing_left()
 
 
+def test_close_waits_for_every_slot(make_lab: MakeLab) -> None:
+    """Also for one that a thread has taken and not yet begun to use."""
+    lab = make_lab()
+    backend = lab.open()
+    slot = backend._pool.take()
+    with ThreadPoolExecutor(1) as threads:
+        closing = threads.submit(backend.close)
+        eventually(lambda: len(backend._pool._closing) == 1)
+        assert not lab.device.count("free")
+        backend._pool.give(slot)
+        closing.result(PATIENCE)
+    lab.assert_nothing_left()
+
+
+def test_close_between_taking_a_slot_and_launching(make_lab: MakeLab) -> None:
+    """As when another thread closes while `start` is half-way."""
+    lab = make_lab()
+    backend = lab.open()
+    run = backend._new_run(backend._pool.take())
+    within(backend.close)
+    with pytest.raises(MrcnnError, match=CLOSED):
+        run.launch(*inputs(SHAPES[0]))
+    slot = backend._pool._free.pop()
+    with pytest.raises(MrcnnError, match=CLOSED):  # the other half-way
+        backend._new_run(slot)
+    lab.assert_nothing_left()
+
+
 @pytest.mark.parametrize("eager", [False, True], ids=["lazy", "eager"])
 def test_a_run_that_nobody_wants(make_lab: MakeLab, eager: bool) -> None:
     lab = make_lab(eager=eager)
@@ -331,7 +359,7 @@ def test_too_little_memory_for_one(make_lab: MakeLab) -> None:
     lab = make_lab(total=8_000_000, activations=8_000_000)
     with pytest.raises(MissingRequirementError) as caught:
         lab.open(contexts=1)
-    assert "1 contexts need 9 MB on the GPU, 8 MB are free: build it with smaller profiles" in str(
+    assert "1 context needs 9 MB on the GPU, 8 MB are free: build it with smaller profiles" in str(
         caught.value
     )
     lab.assert_nothing_left()

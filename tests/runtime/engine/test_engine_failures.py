@@ -42,8 +42,9 @@ METHODS = (
     "run_on_stream",
 )
 
-# Errors of these nobody needs to hear of: of those that may happen during a capture, and of those at the end.
-HARMLESS = ("begin_capture", "end_capture", "copy", "run_on_stream")
+# Errors of these nobody needs to hear of: of those that may happen during a capture, or while a run ends that
+# nobody wants; and of those at the end.
+HARMLESS = ("begin_capture", "end_capture", "copy", "run_on_stream", "synchronize")
 ENDS = ("free", "free_pinned", "destroy_stream", "destroy_event", "destroy_graph")
 
 

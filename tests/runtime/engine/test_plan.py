@@ -363,3 +363,10 @@ def test_the_profile_of_a_fixed_graph(make_lab: MakeLab) -> None:
 )
 def test_the_smallest_profile_is_taken(make_lab: MakeLab, shape: tuple[int, int, int], profile: int) -> None:
     assert opened(make_lab()).profile_of(shape) == profile
+
+
+def test_the_smallest_profile_is_taken_wherever_it_stands(make_lab: MakeLab) -> None:
+    plan = opened(make_lab(profiles=PROFILES[::-1]))
+    assert plan.profile_of((1, 96, 64)) == 1
+    assert plan.profile_of((2, 64, 128)) == 2
+    assert plan.profile_of((1, 96, 96)) == 0

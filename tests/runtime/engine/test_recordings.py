@@ -9,6 +9,7 @@ import pytest
 from mrcnn.runtime.backend_onnx import OnnxBackend
 from mrcnn.runtime.engine import slot as slot_module
 from mrcnn.runtime.engine.backend import EngineBackend
+from mrcnn.runtime.engine.device import DeviceError
 from tests.runtime.engine.conftest import Lab, inputs, within
 from tests.runtime.engine.simulated_device import SimulatedMisuse
 
@@ -165,6 +166,33 @@ def test_no_memory_for_another_context(lab: Lab) -> None:
     backend = lab.open(contexts=1)
     run(lab, backend, [A] * 4)
     assert counts(lab) == Counts(plain=4, captured=0, replayed=0, alive=1)
+    lab.assert_nothing_left()
+
+
+def test_a_run_that_fails_before_it_is_recorded(lab: Lab) -> None:
+    """Its context goes before the next run, and the shape is tried again."""
+    backend = lab.open(contexts=1)
+    run(lab, backend, [A])
+    lab.fail_on("synchronize")
+    with pytest.raises(DeviceError):
+        backend.start(inputs(A))
+    run(lab, backend, [B])
+    assert counts(lab) == Counts(plain=3, captured=0, replayed=0, alive=1)
+    run(lab, backend, [A, A])
+    assert counts(lab) == Counts(plain=4, captured=1, replayed=1, alive=2)
+    lab.assert_nothing_left()
+
+
+def test_the_oldest_goes_even_with_an_error(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slot_module, "MOST_GRAPHS", 1)
+    backend = lab.open(contexts=1)
+    run(lab, backend, [A, A, B])
+    lab.fail_on("destroy_graph")
+    with pytest.raises(DeviceError):
+        backend.start(inputs(B))
+    assert len(lab.trt.contexts) == 2  # though the error's traceback is still there
+    run(lab, backend, [B, A])
+    assert counts(lab) == Counts(plain=5, captured=2, replayed=1, alive=2)
     lab.assert_nothing_left()
 
 
