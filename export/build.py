@@ -18,7 +18,7 @@ from mrcnn.files import atomic_path, write_text
 from mrcnn.plugins import toolchain
 from mrcnn.plugins.kernels import plugins_path
 from mrcnn.runtime.engine.checks import installed_plugins
-from mrcnn.runtime.engine.tensorrt import load_plugins
+from mrcnn.runtime.engine.tensorrt import load_plugins, unload_plugins
 from mrcnn.sidecar import Profile, Sidecar, head_sha256, sidecar_path
 
 
@@ -97,16 +97,20 @@ def build_engine(
     inputs = _fingerprint(content, profiles, options, target)
     if not force and (layers is None or layers.is_file()) and is_current(engine, inputs):
         return False
-    load_plugins(target.trt, target.plugins, version=deployment.plugin_version)
     measured = _read_cache(timing_cache)
-    plan = build_plan(
-        target.trt,
-        _lowered(content, source),
-        profiles=profiles if deployment.height is None or deployment.batch is None else (),
-        options=options,
-        timing_cache=measured,
-        on_progress=on_progress,
-    )
+    handle = load_plugins(target.trt, target.plugins, version=deployment.plugin_version)
+    try:
+        plan = build_plan(
+            target.trt,
+            _lowered(content, source),
+            profiles=profiles if deployment.height is None or deployment.batch is None else (),
+            options=options,
+            timing_cache=measured,
+            on_progress=on_progress,
+        )
+    finally:
+        if options.plugins is not None:  # the engine brings its own, also where it is inspected or verified
+            unload_plugins(target.trt, handle)
     sidecar = Sidecar(
         deployment=deployment,
         plan_sha256=hashlib.sha256(plan).hexdigest(),

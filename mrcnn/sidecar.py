@@ -1,7 +1,8 @@
 """What stands beside a plan, in `model.engine.json`: what it is, what made it, and where it may run.
 
 A plan is a plain TensorRT plan, which says nothing of this and must not be read before it is known to be
-whole and made for this machine. Only the standard library is used here, since the runtime reads these files too.
+whole and made for this machine. Only the standard library is used here, since the runtime reads these files,
+too.
 """
 
 import hashlib

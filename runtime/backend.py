@@ -23,7 +23,7 @@ class Batch:
     """Images that share one run.
 
     Attributes:
-        images: (h, w, 3) uint8 RGB each, of any size.
+        images: (h, w, 3) uint8 RGB each, of any size; or what `Backend.take` gave.
         resized: for each, the (height, width) that it gets inside the padding.
         padded: (height, width) of the network's input.
         rows: images in the network's input; those past `images` are black.
@@ -69,6 +69,16 @@ class Backend(Protocol):
     deployment: Deployment
     device: str
     ranges: tuple[InputRange, ...]
+
+    def take(self, image: object, *, color: str) -> Any:
+        """An image that lies where only this backend can read it, on a GPU; None for all others.
+
+        Returns:
+            what `Batch.images` may hold; it has a `shape` of (h, w, 3).
+
+        Raises:
+            MrcnnError: it is no (h, w, 3) uint8, or on another GPU.
+        """
 
     def prepare(self, batch: Batch) -> Any:
         """The work on the CPU before a run; the result is for `start`."""

@@ -12,6 +12,7 @@ from mrcnn.description import METADATA_KEY, Deployment
 from mrcnn.errors import MissingRequirementError, MrcnnError
 from mrcnn.runtime.backend import CLOSED, Batch, Finished
 from mrcnn.runtime.ort import import_onnxruntime
+from mrcnn.runtime.outputs import keep_contract
 from mrcnn.runtime.preprocess import make_batch
 from mrcnn.runtime.sizes import InputRange, graph_range
 
@@ -67,6 +68,9 @@ class OnnxBackend:
         self.ranges = (own,) if ranges is None or own.fixed_size else _one_image(ranges)
         self._outputs = [output.name for output in session.get_outputs()]
 
+    def take(self, image: object, *, color: str) -> None:
+        """None: images are read on the CPU."""
+
     def prepare(self, batch: Batch) -> tuple[NDArray[Any], NDArray[np.int32]]:
         """The graph's two inputs."""
         return make_batch(
@@ -95,35 +99,13 @@ class OnnxBackend:
         except Exception as error:  # ONNX Runtime's errors have no base class of their own
             raise MrcnnError(f"{self._path}: ONNX Runtime cannot run it ({_reason(error)})") from error
         outputs = dict(zip(self._outputs, values, strict=True))
-        if not _keep_contract(outputs, len(images), self.deployment):
+        if not keep_contract(outputs, rows=len(images), deployment=self.deployment):
             raise MrcnnError(f"{self._path}: {_NOT_AS_TOLD}")
         return outputs
 
 
 def _one_image(ranges: Sequence[InputRange]) -> tuple[InputRange, ...]:
     return tuple(InputRange((1, *entry.least[1:]), (1, *entry.most[1:])) for entry in ranges)
-
-
-def _keep_contract(outputs: dict[str, Any], batch: int, deployment: Deployment) -> bool:
-    """Whether types, shapes and counts are those of ARCHITECTURE.md (the graph may declare none)."""
-    if not isinstance(outputs["scores"], np.ndarray) or outputs["scores"].ndim != 2:
-        return False
-    rows = (batch, outputs["scores"].shape[1])
-    expected: dict[str, tuple[type, tuple[int, ...]]] = {
-        "num_detections": (np.int32, (batch,)),
-        "boxes": (np.float32, (*rows, 4)),
-        "scores": (np.float32, rows),
-        "labels": (np.int32, rows),
-    }
-    if deployment.mask_size is not None:
-        expected["masks"] = (np.float32, (*rows, deployment.mask_size, deployment.mask_size))
-    for name, (dtype, shape) in expected.items():
-        value = outputs[name]
-        if not isinstance(value, np.ndarray) or value.dtype != dtype or value.shape != shape:
-            return False
-    count = outputs["num_detections"]
-    within = bool(((count >= 0) & (count <= rows[1])).all())
-    return within and bool(np.isfinite(outputs["scores"]).all())
 
 
 def _check_file(path: Path) -> None:

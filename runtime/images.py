@@ -45,8 +45,7 @@ def to_rgb(image: ImageLike, *, color: str = "bgr") -> RgbArray:
     Raises:
         MrcnnError: the file is unreadable, or the array has another shape or dtype.
     """
-    if color not in ("bgr", "rgb"):
-        raise MrcnnError(f"color must be 'bgr' or 'rgb' (got {color!r})")
+    check_color(color)
     if isinstance(image, str | os.PathLike | bytes):
         return read_image(image)
     if isinstance(image, np.ndarray):
@@ -61,6 +60,12 @@ def to_rgb(image: ImageLike, *, color: str = "bgr") -> RgbArray:
         return _pillow_to_rgb(image)
     except (OSError, SyntaxError) as error:  # it was opened from a file that is read only now
         raise MrcnnError(f"damaged picture ({error})") from error
+
+
+def check_color(color: str) -> None:
+    """Raises MrcnnError unless it is a known channel order."""
+    if color not in ("bgr", "rgb"):
+        raise MrcnnError(f"color must be 'bgr' or 'rgb' (got {color!r})")
 
 
 def read_image(source: str | os.PathLike[str] | bytes) -> RgbArray:

@@ -9,17 +9,20 @@ import numpy as np
 
 from mrcnn.errors import MrcnnError
 from mrcnn.runtime.backend import Backend, Batch, Finished, Outputs, Pending
-from mrcnn.runtime.images import ImageLike, RgbArray, to_rgb
+from mrcnn.runtime.images import ImageLike, to_rgb
 from mrcnn.runtime.preprocess import rescale_boxes
 from mrcnn.runtime.result import Detections
 from mrcnn.runtime.sizes import Size, network_sizes, serving
 
 
 class Picture(NamedTuple):
-    """An image on its way: its place in the caller's list, its pixels, its sizes in the network."""
+    """An image on its way: its place in the caller's list, its pixels, its sizes in the network.
+
+    The pixels are (h, w, 3) uint8 RGB, or what the backend takes instead.
+    """
 
     place: int
-    pixels: RgbArray
+    pixels: Any
     resized: Size
     padded: Size
 
@@ -54,7 +57,9 @@ class Jobs:
         Raises:
             MrcnnError: it cannot be used.
         """
-        pixels = to_rgb(image, color=color)
+        pixels = self._backend.take(image, color=color)
+        if pixels is None:
+            pixels = to_rgb(image, color=color)
         rule = self._backend.deployment.description.resize
         resized, padded = network_sizes(rule, self._backend.ranges, pixels.shape[:2])
         return Picture(place, pixels, resized, padded)

@@ -79,6 +79,7 @@ class Runtime:
         self._jobs = Jobs(backend, min_score=min_score)
         self._pipeline: Pipeline[Job, Job, Job, Any] | None = None
         self._lock = Lock()
+        self._contexts = contexts
         self.deployment: Deployment = backend.deployment
         self.device: str = backend.device
 
@@ -188,8 +189,10 @@ class Runtime:
     def warm_up(self, image_size: Size = (480, 640)) -> None:
         """Makes the next calls as fast as later ones, for images of (height, width): runs on black ones."""
         image = np.zeros((*image_size, 3), np.uint8)
-        for _ in range(1 if self.device == "cpu" else 3):  # an engine's second run of a size is recorded
-            self.infer(image)
+        # An engine's second run of a size is recorded, in each of its contexts, which the stream keeps busy.
+        runs = 1 if self.device == "cpu" else 3 * self._contexts
+        for _ in self.stream([image] * runs):
+            pass
 
     def close(self) -> None:
         """Frees the model. Calls that are running end normally; later ones are refused."""

@@ -34,9 +34,11 @@ BUDGETS = {
     "build": (150, 150),
     "check": (120, 40),
     "graph": (40, 20),
+    "runtime": (30, 20),
     "time": (130, 30),
     "sanitize": (110, 30),
     "host": (40, 20),
+    "engine": (240, 120),
 }
 
 _CLOCKS = ("clocks.sm", "clocks.mem", "clocks.max.sm", "clocks.max.mem", "power.draw", "power.limit",
@@ -200,6 +202,15 @@ class _Command:
     def _graph(self, deadline: Deadline) -> dict[str, Any]:
         return tables.summed_up(steps.run_plan(steps.plan_graph, self._settings, deadline, say=say))
 
+    def _runtime(self, deadline: Deadline) -> dict[str, Any]:
+        try:
+            found = importlib.util.find_spec("cuda.bindings")
+        except ModuleNotFoundError:
+            found = None
+        if found is None:
+            raise MissingRequirementError("cuda-python is not installed: pip install 'cuda-python>=12.9.1'")
+        return tables.summed_up(steps.run_plan(steps.plan_runtime, self._settings, deadline, say=say))
+
     def _time(self, deadline: Deadline) -> dict[str, Any]:
         step = steps.run_plan(steps.plan_time, self._settings, deadline, say=say)
         self.figures["gpu"]["clocks_after_timing"] = _clocks()
@@ -211,6 +222,9 @@ class _Command:
 
     def _host(self, deadline: Deadline) -> dict[str, Any]:
         return programs.host(self._settings, deadline)
+
+    def _engine(self, deadline: Deadline) -> dict[str, Any]:
+        return programs.engine(self._settings, deadline)
 
     def _passed(self) -> bool:
         """Nothing wrong, and nothing that was asked for left out for want of time."""

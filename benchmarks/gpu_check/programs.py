@@ -1,6 +1,9 @@
 """Steps that run programs of their own: compute-sanitizer over the kernels, and the plugins' host."""
 
+import importlib.util
+import json
 import re
+import sys
 from typing import Any
 
 from mrcnn.benchmarks.gpu_check.build import build_target, configure, plugins_path
@@ -123,6 +126,39 @@ def judge_host(ran: Ran) -> dict[str, Any]:
     if ran.code != 0:
         return {**failure("host", *(wrong or [ran.last_words])), **record}
     return {"status": PASSED, "failures": [], **record}
+
+
+# An engine -------------------------------------------------------------------------------------------------
+
+
+def engine(settings: Settings, deadline: Deadline) -> dict[str, Any]:
+    """Where TensorRT is installed: the demo model becomes an engine, which is compared and timed."""
+    if importlib.util.find_spec("tensorrt") is None:
+        return skipped("TensorRT is not installed")
+    python, folder = sys.executable, settings.build / "engine"
+    report, latency = folder / "report.json", folder / "latency.json"
+    checkpoint = str(settings.root / "benchmarks" / "demo" / "coins.pth")
+    record: dict[str, Any] = {}
+    for name, command in (
+        ("the plugins are built", ["mrcnn.plugins.build"]),
+        (
+            "the demo model becomes an engine that finds the same",
+            ["mrcnn.cli", "export", checkpoint, "--output", str(folder), "--force", "--json", str(report)],
+        ),
+        (
+            "it is timed",
+            [
+                *("mrcnn.cli", "bench", str(folder / "model.engine"), "--reference", checkpoint),
+                *("--images", str(settings.root / "docs" / "coins.jpg"), "--json", str(latency)),
+            ],
+        ),
+    ):
+        ran = run([python, "-m", *command], deadline=deadline, folder=settings.root)
+        if ran.code != 0:
+            return {**failure(name, ran.last_words), **record}
+        record[name] = ran.seconds
+    figures = {path.stem: json.loads(path.read_text()) for path in (report, latency)}
+    return {"status": PASSED, "failures": [], "checks": len(record), "seconds_of": record, **figures}
 
 
 def failure(check: str, *wrong: str) -> dict[str, Any]:

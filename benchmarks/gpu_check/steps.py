@@ -87,6 +87,15 @@ def plan_graph(settings: Settings) -> Plan:
     return Plan(list(graph_tasks(bench)), probe=bench.gpu.synchronize)
 
 
+def plan_runtime(settings: Settings) -> Plan:
+    from mrcnn.benchmarks.gpu_check.check_runtime import runtime_tasks
+    from mrcnn.runtime.engine.cuda import open_cuda
+
+    gpu, kernels = settings.make_gpu(), settings.load_kernels(settings.library)
+    tasks = runtime_tasks(open_cuda(), kernels.resize_cuda, place=gpu.place)
+    return Plan(list(tasks), probe=gpu.synchronize)
+
+
 def plan_time(settings: Settings) -> Plan:
     from mrcnn.benchmarks.gpu_check.time_kernels import time_tasks
 

@@ -41,6 +41,11 @@ class DeviceImage:
     stream: int | None
     owner: object = field(repr=False, compare=False)
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """As of an array."""
+        return self.height, self.width, 3
+
 
 def device_image(image: object, *, index: int = 0) -> DeviceImage | None:
     """An image in the GPU's memory: of PyTorch, CuPy, Numba, DALI, or whatever has one of the two protocols.

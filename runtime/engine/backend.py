@@ -9,22 +9,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mrcnn.errors import MissingRequirementError, MrcnnError
 from mrcnn.plugins.kernels import plugins_path
 from mrcnn.runtime.backend import CLOSED, Batch, Outputs
+from mrcnn.runtime.engine.arrays import device_image
 from mrcnn.runtime.engine.checks import check_machine, check_plan, installed_plugins, read_plan, read_sidecar
 from mrcnn.runtime.engine.device import Device, DeviceError
+from mrcnn.runtime.engine.pixels import (
+    GpuPicture,
+    HostBatch,
+    Inputs,
+    Pictures,
+    Ready,
+    Resize,
+    find_resize,
+)
 from mrcnn.runtime.engine.plan import Plan, open_plan
 from mrcnn.runtime.engine.pool import Pool
 from mrcnn.runtime.engine.slot import Layout, Slot
 from mrcnn.runtime.engine.tensorrt import import_tensorrt
+from mrcnn.runtime.images import check_color
 from mrcnn.runtime.outputs import keep_contract
 from mrcnn.runtime.preprocess import make_batch
 from mrcnn.runtime.sizes import InputRange
-
-Inputs = tuple[NDArray[Any], NDArray[np.int32]]
 
 
 class EngineBackend:
@@ -35,6 +43,8 @@ class EngineBackend:
         device: the GPU; None for CUDA's first.
         trt: NVIDIA's module; None for the installed one.
         contexts: runs at once, each with its own memory.
+        resize: the kernel that resizes images on `device`; None to resize on the CPU. Without a device, the
+            one that was built is taken.
 
     Attributes:
         deployment: the sidecar's.
@@ -49,7 +59,13 @@ class EngineBackend:
     """
 
     def __init__(
-        self, path: Path, *, device: Device | None = None, trt: Any = None, contexts: int = 2
+        self,
+        path: Path,
+        *,
+        device: Device | None = None,
+        trt: Any = None,
+        contexts: int = 2,
+        resize: Resize | None = None,
     ) -> None:
         self._closed = True  # until there is something to close
         self._path = path
@@ -57,6 +73,7 @@ class EngineBackend:
         check_plan(path, sidecar)
         self._gpu = _open_gpu() if device is None else device
         self._gpu.enter()
+        self._resize = find_resize(self._gpu) if device is None else resize
         if trt is None:
             trt = import_tensorrt(version=sidecar.tensorrt, version_compatible=sidecar.version_compatible)
         library = plugins_path()
@@ -90,23 +107,52 @@ class EngineBackend:
 
     @property
     def memory_bytes(self) -> dict[str, int]:
-        """What it holds on the GPU: "weights" (about the plan's length), "activations", "buffers"."""
+        """What it holds on the GPU: "weights" (about the plan's length), "activations", "buffers", "staging".
+
+        The last is for images before they are resized, and as large as the largest so far.
+        """
         if self._closed:
             return {}
         return {
             "weights": self._needs.weights,
             "activations": self._needs.contexts * self._needs.activations,
             "buffers": self._needs.contexts * self._needs.buffers,
+            "staging": sum(slot.staging_bytes for slot in self._slots),
         }
 
+    def take(self, image: object, *, color: str) -> GpuPicture | None:
+        """An image that is on the GPU, to be read from there; None for others."""
+        found = device_image(image, index=self._gpu.index)
+        if found is None:
+            return None
+        check_color(color)
+        if self._resize is None:
+            raise MissingRequirementError(
+                "images on the GPU need the kernels with CUDA, which are not built for it: `mrcnn doctor` "
+                "says what they need; or copy the image to the host"
+            )
+        self._gpu.enter()
+        ready = None if found.stream is None else Ready(self._gpu, found.stream)
+        return GpuPicture(found, swap_channels=color == "bgr", ready=ready)
+
     def prepare(self, batch: Batch) -> Inputs:
-        """The graph's two inputs."""
-        return make_batch(
-            batch.images,
+        """What a run starts with: images as they are where the GPU resizes them, else the network's input."""
+        if self._resize is None:
+            images, image_sizes = make_batch(
+                batch.images,
+                resized=batch.resized,
+                padded=batch.padded,
+                batch=batch.rows,
+                dtype=self.deployment.input_dtype,
+            )
+            return HostBatch(images, image_sizes)
+        return Pictures(
+            images=batch.images,
             resized=batch.resized,
             padded=batch.padded,
-            batch=batch.rows,
-            dtype=self.deployment.input_dtype,
+            rows=batch.rows,
+            dtype=np.dtype(self.deployment.input_dtype),
+            resize=self._resize,
         )
 
     def start(self, prepared: Inputs) -> "_Run":
@@ -115,12 +161,11 @@ class EngineBackend:
         A run keeps its slot until its outputs are taken, or nobody holds what this returns. A slot's second
         run of a shape is over when this returns, since it is recorded.
         """
-        images, image_sizes = prepared
         if not self._closed:
-            self._plan.profile_of(images.shape[:3])
+            self._plan.profile_of(prepared.shape)
         self._gpu.enter()
         run = self._new_run(self._pool.take())
-        run.launch(images, image_sizes)
+        run.launch(prepared)
         return run
 
     def close(self) -> None:
@@ -215,14 +260,14 @@ class _Run:
         self._result: Outputs | None = None
         self._error: MrcnnError | None = None
 
-    def launch(self, images: NDArray[Any], image_sizes: NDArray[np.int32]) -> None:
+    def launch(self, inputs: Inputs) -> None:
         """Starts it."""
         with self._lock:
             if self._slot is None:  # somebody closed the backend first
                 raise MrcnnError(CLOSED)
-            self._rows = len(images)
+            self._rows = inputs.shape[0]
             try:
-                self._slot.launch(images, image_sizes)
+                self._slot.launch(inputs)
                 self._launched = True
             except BaseException as error:
                 slot, self._slot = self._slot, None

@@ -187,6 +187,9 @@ class Cuda:
         kind = self._api.runtime.cudaMemcpyKind.cudaMemcpyDefault
         self._api.call("cudaMemcpyAsync", target, source, size, kind, stream)
 
+    def clear(self, address: int, size: int, stream: int) -> None:
+        self._api.call("cudaMemsetAsync", address, 0, size, stream)
+
     def begin_capture(self, stream: int) -> None:
         # Thread-local: other threads may meanwhile do what is forbidden during a capture, such as allocate.
         mode = self._api.runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal

@@ -84,6 +84,9 @@ class Device(Protocol):
     def copy(self, target: int, source: int, size: int, stream: int) -> None:
         """Copies between host and GPU, in whatever direction the addresses say."""
 
+    def clear(self, address: int, size: int, stream: int) -> None:
+        """Sets memory of the GPU to zero."""
+
     def begin_capture(self, stream: int) -> None:
         """What is put into the stream from now on is written down instead of done."""
 

@@ -17,6 +17,8 @@ from mrcnn.sidecar import Sidecar
 Shape = tuple[int, ...]
 Input = tuple[int, int, int]  # (batch, height, width)
 
+IMAGES = "images"  # the graph's large input
+
 _NOT_AS_TOLD = "the engine is not what its sidecar tells ({}): build it again with `mrcnn export`"
 _DYNAMIC = -1
 

@@ -2,6 +2,7 @@
 
 import ctypes
 from collections import OrderedDict
+from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 
 from mrcnn.errors import MrcnnError
 from mrcnn.runtime.engine.device import Device, DeviceError
-from mrcnn.runtime.engine.plan import Input, Plan, Shape, Tensor, input_shapes
+from mrcnn.runtime.engine.pixels import Inputs, Place, Staging
+from mrcnn.runtime.engine.plan import IMAGES, Input, Plan, Shape, Tensor, input_shapes
 
 MOST_GRAPHS = 16  # per slot; each keeps a context, a few megabytes on host and GPU
 
@@ -47,13 +49,13 @@ class _Recorded:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the tensors lie in one block, of the host and of the GPU alike."""
+    """Where tensors lie in one block of memory."""
 
     offsets: dict[str, int]
     size: int
 
     @classmethod
-    def of(cls, tensors: tuple[Tensor, ...]) -> "Layout":
+    def of(cls, tensors: Iterable[Tensor]) -> "Layout":
         """One behind the other, at addresses that TensorRT takes."""
         offsets, size = {}, 0
         for tensor in tensors:
@@ -77,6 +79,8 @@ class Slot:
     def __init__(self, plan: Plan, device: Device) -> None:
         self._plan, self._device = plan, device
         self._layout = Layout.of(plan.tensors)
+        # Images do not go through it: what they are read from, and how much that is, changes with each run.
+        self._host_layout = Layout.of(tensor for tensor in plan.tensors if tensor.name != IMAGES)
         self._dtypes = {tensor.name: tensor.dtype for tensor in plan.tensors}
         self._shared: dict[int, _Context] = {}  # by profile
         self._spare: _Context | None = None  # one whose run is not recorded, or not yet
@@ -85,6 +89,7 @@ class Slot:
         self._unrecordable: set[Input] = set()
         self._busy = False  # there may be work in the stream that nobody waited for
         self._running: _Bound | None = None
+        self._inputs: Inputs | None = None  # what the GPU may still read
         with ExitStack() as undo:
             self._stream = device.create_stream()
             undo.callback(device.destroy_stream, self._stream)
@@ -95,17 +100,30 @@ class Slot:
                 undo.callback(device.free, self._activations)
             self._buffers = device.allocate(self._layout.size)
             undo.callback(device.free, self._buffers)
-            self._pinned = device.allocate_pinned(self._layout.size)
+            self._pinned = device.allocate_pinned(self._host_layout.size)
             undo.callback(device.free_pinned, self._pinned)
+            self._staging = Staging(device)
+            undo.callback(self._staging.free)
             self._undo = undo.pop_all()
-        host = (ctypes.c_uint8 * self._layout.size).from_address(self._pinned)
+        host = (ctypes.c_uint8 * self._host_layout.size).from_address(self._pinned)
         self._host: NDArray[np.uint8] = np.ctypeslib.as_array(host)
+        self._place = Place(
+            device=device,
+            stream=self._stream,
+            images=self._buffers + self._layout.offsets[IMAGES],
+            staging=self._staging,
+        )
 
-    def launch(self, images: NDArray[Any], image_sizes: NDArray[np.int32]) -> None:
-        """Starts a run; its inputs may be changed afterwards.
+    @property
+    def staging_bytes(self) -> int:
+        """On the GPU, for images on their way."""
+        return self._staging.gpu_bytes
+
+    def launch(self, inputs: Inputs) -> None:
+        """Starts a run. Arrays on the host may be changed afterwards; images on the GPU not before its end.
 
         Args:
-            images: (batch, height, width, 3), of a shape within a profile. image_sizes: (batch, 2).
+            inputs: of a shape within a profile.
 
         Raises:
             MrcnnError: TensorRT refuses. DeviceError: the GPU does. The slot can be used again.
@@ -113,11 +131,10 @@ class Slot:
         # There may be a run that failed half-way, or that nobody wanted: its errors are not this one's.
         if self._busy and (lost := self._drain()) is not None:
             raise lost
-        shape: Input = images.shape[:3]
-        self._view("images", images.shape)[...] = images
-        self._view("image_sizes", image_sizes.shape)[...] = image_sizes
-        self._busy = True
-        self._running = self._start(shape)
+        self._busy, self._inputs = True, inputs
+        inputs.load(self._place)
+        self._view("image_sizes", inputs.image_sizes.shape)[...] = inputs.image_sizes
+        self._running = self._start(inputs.shape)
         self._device.record(self._done, self._stream)
 
     def collect(self) -> dict[str, NDArray[Any]]:
@@ -129,7 +146,7 @@ class Slot:
         running, self._running = self._running, None
         assert running is not None, "nothing was launched"
         self._device.wait(self._done)
-        self._busy = False
+        self._busy, self._inputs = False, None
         return {name: self._view(name, shape).copy() for name, shape in running.outputs.items()}
 
     def drop_contexts(self) -> None:
@@ -162,7 +179,7 @@ class Slot:
             except DeviceError as again:
                 error = again
             else:
-                self._busy = False
+                self._busy, self._inputs = False, None
                 self._destroy_spare()
                 return None
         return error
@@ -239,9 +256,10 @@ class Slot:
             return None
 
     def _enqueue(self, bound: _Bound) -> None:
-        """Puts a whole run into the stream: copies to the GPU, the network, copies back."""
+        """Puts a run into the stream, images left out: sizes to the GPU, the network, outputs back."""
         for name, shape in bound.inputs.items():
-            self._copy(name, shape, to_gpu=True)
+            if name != IMAGES:
+                self._copy(name, shape, to_gpu=True)
         moment = self._plan.now()
         if not bound.context.trt.execute_async_v3(self._stream):
             raise self._plan.failure("run the engine", moment)
@@ -249,8 +267,8 @@ class Slot:
             self._copy(name, shape, to_gpu=False)
 
     def _copy(self, name: str, shape: Shape, *, to_gpu: bool) -> None:
-        offset, size = self._layout.offsets[name], self._view(name, shape).nbytes
-        host, gpu = self._pinned + offset, self._buffers + offset
+        size = self._view(name, shape).nbytes
+        host, gpu = self._pinned + self._host_layout.offsets[name], self._buffers + self._layout.offsets[name]
         target, source = (gpu, host) if to_gpu else (host, gpu)
         self._device.copy(target, source, size, self._stream)
 
@@ -313,5 +331,5 @@ class Slot:
         """A tensor in the pinned memory."""
         dtype = self._dtypes[name]
         size = int(np.prod(shape)) * dtype.itemsize
-        offset = self._layout.offsets[name]
+        offset = self._host_layout.offsets[name]
         return self._host[offset : offset + size].view(dtype).reshape(shape)

@@ -118,11 +118,14 @@ def _make_log(trt: Any) -> ErrorLog:
     return log
 
 
-def load_plugins(trt: Any, library: Path, *, version: str) -> None:
+def load_plugins(trt: Any, library: Path, *, version: str) -> Any:
     """Puts our plugins into TensorRT's registry, unless this process did so before.
 
     Args:
         version: of the plugins' interface, as the graph's nodes name it.
+
+    Returns:
+        what `unload_plugins` takes; None where they were there before.
 
     Raises:
         MissingRequirementError: they are not there afterwards.
@@ -130,14 +133,25 @@ def load_plugins(trt: Any, library: Path, *, version: str) -> None:
     with _once:
         registry = trt.get_plugin_registry()
         if not _absent(registry, version):
-            return
+            return None
         # It gives None for what is missing or broken, but also for what is registered already.
-        registry.load_library(str(library))
+        handle = registry.load_library(str(library))
         absent = _absent(registry, version)
     if absent:
         raise MissingRequirementError(
             f"{library}: TensorRT {trt.__version__} does not find {' and '.join(absent)} in it: run {AGAIN}"
         )
+    return handle
+
+
+def unload_plugins(trt: Any, handle: Any) -> None:
+    """Takes out what `load_plugins` put in; no engine of this process may use it any more.
+
+    An engine that carries the library brings the same plugins, which the registry does not take twice.
+    """
+    if handle is not None:
+        with _once:
+            trt.get_plugin_registry().deregister_library(handle)
 
 
 def _absent(registry: Any, version: str) -> list[str]:

@@ -13,36 +13,12 @@ from mrcnn.cli import main
 from mrcnn.description import Deployment
 
 
-@pytest.mark.parametrize(
-    ("options", "command"),
-    [
-        ([], ""),
-        (["--shape", "192x320", "--batch", "2", "--no-verify"], " --no-verify"),
-        (
-            ["--bucket", "192x320", "--bucket", "320x192", "--tf32"],
-            " --bucket 192x320 --bucket 320x192 --tf32",
-        ),
-        (
-            [
-                "--opt-shape",
-                "192x256",
-                "--max-shape",
-                "4x192x320",
-                "--workspace",
-                "512",
-                "--images",
-                "my photos",
-            ],
-            " --opt-shape 192x256 --max-shape 4x192x320 --workspace 512 --images 'my photos'",
-        ),
-    ],
-)
 def test_without_tensorrt_the_onnx_file_is_there_and_one_command_builds_the_engine(
-    tmp_path: Path, compact_file: Path, repository: Path, options: list[str], command: str
+    tmp_path: Path, compact_file: Path, repository: Path
 ) -> None:
     script = repository / "export" / "to_trt.py"
     done = subprocess.run(
-        [sys.executable, str(script), str(compact_file), *options],
+        [sys.executable, str(script), str(compact_file)],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -52,19 +28,61 @@ def test_without_tensorrt_the_onnx_file_is_there_and_one_command_builds_the_engi
     onnx.checker.check_model(tmp_path / "compact" / "model.onnx", full_check=True)
     last = done.stderr.splitlines()[-1]
     assert last.startswith("mrcnn export: error: TensorRT is not installed here")
-    assert last.endswith(f"on the GPU machine run: mrcnn export compact/model.onnx{command}")
+    assert last.endswith("on the GPU machine run: mrcnn export compact/model.onnx")
     assert "Traceback" not in done.stderr
     assert "every stage equal to PyTorch's" in done.stdout
 
 
-def test_the_command_for_the_gpu_machine_is_one_that_this_program_reads(
+@pytest.mark.parametrize(
+    ("options", "command"),
+    [
+        (["--shape", "96x160", "--batch", "2", "--no-verify"], "--shape 96x160 --batch 2 --no-verify"),
+        (["--bucket", "96x160", "--bucket", "160x96"], "--bucket 96x160 --bucket 160x96"),
+        (
+            [
+                "--opt-shape",
+                "96x96",
+                "--max-shape",
+                "4x96x160",
+                "--workspace",
+                "512",
+                "--images",
+                "my photos",
+            ],
+            "--opt-shape 96x96 --max-shape 4x96x160 --workspace 512 --images 'my photos'",
+        ),
+    ],
+)
+def test_that_command_has_the_options_for_the_engine(
+    compact_onnx: Path,
+    options: list[str],
+    command: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    assert main(["export", str(compact_onnx), *options]) == 3
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.endswith(f"on the GPU machine run: mrcnn export {compact_onnx} {command}")
+
+
+def test_what_the_graph_holds_already_is_not_repeated(
     tmp_path: Path, compact_file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "tensorrt", None)
+    assert main(["export", str(compact_file), "--shape", "192x320", "--batch", "2", "--tf32"]) == 3
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.endswith("on the GPU machine run: mrcnn export compact/model.onnx --tf32")
+
+
+def test_the_command_for_the_gpu_machine_is_one_that_this_program_reads(
+    compact_onnx: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
     options = ["--max-shape", "2x192x320", "--opt-shape", "192x320", "--min-shape", "64x64", "--effort", "2"]
     flags = ["--tf32", "--refit", "--inspect", "--force", "--embed-plugins", "--version-compatible"]
-    assert main(["export", str(compact_file), *options, *flags]) == 3
+    assert main(["export", str(compact_onnx), *options, *flags]) == 3
     first = capsys.readouterr().err.splitlines()[-1].partition("run: ")[2]
     assert main(shlex.split(first)[1:]) == 3
     assert capsys.readouterr().err.splitlines()[-1].partition("run: ")[2] == first

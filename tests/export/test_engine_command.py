@@ -134,6 +134,15 @@ def test_fixed_sizes_are_compared_on_the_same_input(model: Path) -> None:
     assert report["matched_share"] == 1
 
 
+def test_an_engine_that_brings_the_plugins_is_inspected_and_compared(
+    trt: SimulatedBuilding, model: Path
+) -> None:
+    """In one process with the library that it was built with, which TensorRT does not take twice."""
+    assert main(["export", str(model), "--embed-plugins", "--inspect"]) == 0
+    assert json.loads(model.with_name("model.parity.onnx.json").read_text())["matched_share"] == 1
+    assert trt.registry.creators == set()
+
+
 @pytest.mark.usefixtures("trt")
 def test_own_images(model: Path, coco_mini: Path) -> None:
     assert main(["export", str(model), "--images", str(coco_mini / "images")]) == 0

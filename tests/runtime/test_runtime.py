@@ -13,7 +13,7 @@ from PIL import Image
 
 from mrcnn.checkpoint import Checkpoint
 from mrcnn.description import DetectionRule, ModelDescription, ProposalRule, ResizeRule
-from mrcnn.errors import MissingRequirementError, MrcnnError
+from mrcnn.errors import MrcnnError
 from mrcnn.export.to_onnx import InputRule, export_onnx
 from mrcnn.models import build_model
 from mrcnn.runtime import Detections, Runtime
@@ -212,6 +212,8 @@ def test_closed_runtime_is_refused(tiny_model: TinyModel) -> None:
         ({"threads": "2"}, r"threads must be .* \(got '2'\)"),
         ({"min_score": "0.5"}, r"min_score must be between 0 and 1 \(got '0.5'\)"),
         ({"min_score": float("nan")}, r"min_score must be between 0 and 1 \(got nan\)"),
+        ({"contexts": 0}, r"contexts must be at least 1 and at most 16 \(got 0\)"),
+        ({"contexts": 2.0}, r"contexts must be at least 1 and at most 16 \(got 2.0\)"),
         ({"min_score": 1.5}, r"min_score must be between 0 and 1 \(got 1.5\)"),
     ],
 )
@@ -221,7 +223,7 @@ def test_arguments_out_of_range(tiny_model: TinyModel, arguments: dict[str, Any]
 
 
 def test_other_kinds_of_model(tmp_path: Path) -> None:
-    with pytest.raises(MissingRequirementError, match=r"TensorRT engines: use the \.onnx file"):
+    with pytest.raises(MrcnnError, match=r"model\.engine: No such file"):
         Runtime(tmp_path / "model.engine")
     with pytest.raises(MrcnnError, match=r"must be exported before it runs here: mrcnn export .*ckpt\.pth"):
         Runtime(tmp_path / "ckpt.pth")

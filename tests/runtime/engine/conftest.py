@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from mrcnn.runtime.engine.backend import EngineBackend
 from mrcnn.runtime.engine.device import DeviceError
+from mrcnn.runtime.engine.pixels import HostBatch
 from mrcnn.sidecar import Profile
 from tests.runtime.engine.engine_files import write_engine
 from tests.runtime.engine.simulated_device import SimulatedDevice
@@ -41,9 +42,11 @@ class Lab:
     opened: list[EngineBackend] = field(default_factory=list)
     errors: list[DeviceError] = field(default_factory=list)
 
-    def open(self, *, contexts: int = 2) -> EngineBackend:
+    def open(self, *, contexts: int = 2, resize: Any = None) -> EngineBackend:
         """The engine; what is still open at the end of the test is closed then."""
-        backend = EngineBackend(self.engine, device=self.device, trt=self.trt, contexts=contexts)
+        backend = EngineBackend(
+            self.engine, device=self.device, trt=self.trt, contexts=contexts, resize=resize
+        )
         self.opened.append(backend)
         return backend
 
@@ -88,13 +91,23 @@ def make_lab(tmp_path: Path, tiny_model: Callable[..., Path]) -> Callable[..., L
     return make
 
 
-def inputs(shape: tuple[int, int, int], seed: int = 0) -> tuple[NDArray[Any], NDArray[np.int32]]:
+class Given(HostBatch):
+    """Unpacks into the graph's two inputs, which ONNX Runtime takes."""
+
+    def __iter__(self) -> Iterator[NDArray[Any]]:
+        return iter((self.images, self.image_sizes))
+
+    def __getitem__(self, index: int) -> NDArray[Any]:
+        return (self.images, self.image_sizes)[index]
+
+
+def inputs(shape: tuple[int, int, int], seed: int = 0) -> Given:
     """What `start` takes: random images of (batch, height, width), their valid sizes somewhat smaller."""
     rng = np.random.default_rng(seed)
     images = rng.integers(0, 256, (*shape, 3)).astype(np.float32)
     images *= rng.uniform(0.2, 1, (shape[0], 1, 1, 1)).astype(np.float32)
     sizes = rng.integers(8, [shape[1] + 1, shape[2] + 1], (shape[0], 2)).astype(np.int32)
-    return images, sizes
+    return Given(images, sizes)
 
 
 def within(function: Callable[[], T], seconds: float = PATIENCE) -> T:

@@ -148,7 +148,17 @@ class Registry:
         if found & self.creators:
             return None
         self.creators |= found
-        return object()
+        return Library(found)
+
+    def deregister_library(self, handle: "Library") -> None:
+        self.creators -= handle.creators
+
+
+class Library:
+    """What `load_library` gives."""
+
+    def __init__(self, creators: set[tuple[str, str, str]]) -> None:
+        self.creators = creators
 
 
 class Runtime:
@@ -174,6 +184,9 @@ class Runtime:
             self.trt.error("Internal Error (version tag does not match)")
         elif header["host_code"] and not self.engine_host_code_allowed:
             self.trt.error("API Usage Error (host code is not allowed)")
+        elif header["host_code"] and not header["plugins"] and self.trt.registry.creators:
+            # As one of NVIDIA's users has reported; we have not seen it.
+            self.trt.error("Cannot register the library as plugin creator of MrcnnNMS exists already.")
         elif header["plugins"] and not self.trt.registry.creators:
             self.trt.error("API Usage Error (Cannot find plugin: MrcnnNMS, version: 1, namespace: mrcnn)")
         else:

@@ -158,7 +158,7 @@ def test_other_models(make_lab: MakeLab, model: dict[str, Any]) -> None:
     batch = Batch(images=[image], resized=[most[1:]], padded=most[1:], rows=most[0])
     for _ in range(3):
         given = backend.prepare(batch)
-        assert_same(within(backend.start(given).outputs), onnx.run(*given))
+        assert_same(within(backend.start(given).outputs), onnx.run(given.images, given.image_sizes))
     lab.assert_nothing_left()
 
 
@@ -275,7 +275,7 @@ def test_close_between_taking_a_slot_and_launching(make_lab: MakeLab) -> None:
     run = backend._new_run(backend._pool.take())
     within(backend.close)
     with pytest.raises(MrcnnError, match=CLOSED):
-        run.launch(*inputs(SHAPES[0]))
+        run.launch(inputs(SHAPES[0]))
     slot = backend._pool._free.pop()
     with pytest.raises(MrcnnError, match=CLOSED):  # the other half-way
         backend._new_run(slot)

@@ -197,13 +197,18 @@ def test_the_oldest_goes_even_with_an_error(lab: Lab, monkeypatch: pytest.Monkey
 
 
 def test_all_a_run_needs_is_in_the_recording(lab: Lab) -> None:
-    """A replay is one launch and one event."""
+    """A replay is the images' copy, one launch and one event."""
     backend = lab.open(contexts=1)
     run(lab, backend, [A, A])
     before = len(lab.device.calls)
     within(backend.start(inputs(A)).outputs)
     methods = [call.method for call in lab.device.calls[before:]]
-    assert [method for method in methods if method != "enter"] == ["launch", "record", "wait"]
+    assert [method for method in methods if method != "enter"] == [
+        "copy",
+        "launch",
+        "record",
+        "wait",
+    ]
 
 
 def test_the_simulation_notices_a_changed_context(make_lab: MakeLab) -> None:
