@@ -26,7 +26,7 @@ _SYNTHETIC_IMAGES = 100
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("model", metavar="MODEL", type=Path, help="a checkpoint (.pth) or an exported model (.onnx)")
+    add("model", metavar="MODEL", type=Path, help="a checkpoint (.pth) or an exported model (.onnx, .engine)")
     add("--data", required=True, metavar="D", help="a COCO document (.json), or coins or shapes")
     add("--images", metavar="DIR", help="image folder (default: images/ beside the document)")
     add("--limit", type=int, metavar="N", help="only the first N images")
@@ -77,12 +77,12 @@ def open_model(path: Path, *, device: str) -> "Iterator[tuple[Predictor, ModelDe
         MrcnnError: the file is neither a checkpoint nor an exported model, or is not usable, or there is no
             such device for it.
     """
-    if path.suffix == ".onnx":
+    if path.suffix in (".onnx", ".engine"):
         from mrcnn.runtime import Runtime
 
         if device != "cpu":
             raise MrcnnError(
-                f"--device {device}: is for checkpoints; exported models are evaluated on the CPU"
+                f"--device {device}: is for checkpoints; an ONNX file is evaluated on the CPU, an engine on its GPU"
             )
         with Runtime(path) as runtime:
             yield runtime, runtime.description

@@ -30,7 +30,7 @@ files in the output folder:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("model", metavar="MODEL", type=Path, help="an exported model (.onnx)")
+    add("model", metavar="MODEL", type=Path, help="an exported model (.onnx, .engine)")
     add("inputs", metavar="IMAGE|FOLDER|VIDEO", nargs="+", type=Path, help="what to look at")
     add("--output", required=True, metavar="DIR", type=Path, help="folder for the results")
     add("--score", type=float, default=0.5, metavar="P", help="leave out what scores less (default: 0.5)")

@@ -141,6 +141,27 @@ def test_a_fixed_input_is_equal_on_the_same_input(exported: Exported, photos: Pa
     assert any("fixed at 160x128" in note for note in plain["notes"])
 
 
+def test_an_onnx_file_is_a_reference_too(exported: Exported, photos: Path, tmp_path: Path) -> None:
+    same = measure_parity(
+        exported.model, reference=exported.model, images=sorted(photos.iterdir()), tolerances=Tolerances()
+    )
+    assert same["passed"]
+    assert same["box_px_max"] == same["score_max"] == 0
+    fixed = tmp_path / "fixed.onnx"
+    inputs = InputRule(size=(128, 160), batch=1)
+    export_onnx(load_checkpoint(exported.checkpoint), fixed, inputs=inputs, on_step=lambda _: None)
+    # The dynamic graph on the input that the fixed one has: the same but for rounding.
+    equal = measure_parity(
+        fixed,
+        reference=exported.model,
+        images=sorted(photos.iterdir()),
+        tolerances=Tolerances(),
+        same_input=True,
+    )
+    assert equal["passed"], equal["failures"]
+    assert any("fixed at 128x160" in note for note in equal["notes"])
+
+
 def test_a_first_image_that_is_mostly_padding_spoils_nothing(
     exported: Exported, photos: Path, tmp_path: Path
 ) -> None:
