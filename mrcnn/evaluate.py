@@ -82,7 +82,7 @@ def open_model(path: Path, *, device: str) -> "Iterator[tuple[Predictor, ModelDe
 
         if device != "cpu":
             raise MrcnnError(
-                f"--device {device}: is for checkpoints; an ONNX file is evaluated on the CPU, an engine on its GPU"
+                f"--device {device}: is for checkpoints; ONNX files are evaluated on the CPU, engines on their GPU"
             )
         with Runtime(path) as runtime:
             yield runtime, runtime.description
