@@ -13,6 +13,7 @@ EXAMPLES = """\
   mrcnn bench model.onnx --reference ckpt.pth --images photos/
   mrcnn bench model.onnx --reference ckpt.pth --images photos/ --repeats 50 --json out/bench.json
   mrcnn bench model.onnx --reference ckpt.pth --images photo.jpg --threads 1
+  mrcnn bench model.engine --reference ckpt.pth --images photos/
 """
 
 # Memory grows with the size of the image, not with their number.

@@ -83,6 +83,8 @@ def engine_options(args: argparse.Namespace, deployment: Deployment | None) -> l
     for name in _FLAGS:
         if getattr(args, name):
             add("--" + name.replace("_", "-"))
+    if args.output is not None and args.model.suffix == ".onnx":
+        add("--output", args.output)
     if args.images:
         add("--images", *args.images)
     return options

@@ -14,12 +14,14 @@ from mrcnn.description import Deployment
 from mrcnn.errors import MissingRequirementError, MrcnnError
 from mrcnn.export.engine import EngineOptions, OnProgress, build_plan, layer_information
 from mrcnn.export.lower import lower
-from mrcnn.files import atomic_path, write_text
+from mrcnn.files import atomic_path, atomic_paths, read_regular, write_text
 from mrcnn.plugins import toolchain
 from mrcnn.plugins.kernels import plugins_path
 from mrcnn.runtime.engine.checks import installed_plugins
 from mrcnn.runtime.engine.tensorrt import load_plugins, unload_plugins
-from mrcnn.sidecar import Profile, Sidecar, head_sha256, sidecar_path
+from mrcnn.sidecar import LARGEST_SIDECAR, Profile, Sidecar, head_sha256, sidecar_path
+
+_LARGEST_CACHE = 1 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +43,17 @@ def find_target() -> Target:
     """
     try:
         trt = importlib.import_module("tensorrt")
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise MissingRequirementError(f"TensorRT is not installed here ({error})") from error
+    except Exception as error:  # its libraries are missing, or are those of another CUDA
+        reason = " ".join(str(error).split())
+        raise MissingRequirementError(f"TensorRT is installed here and does not load ({reason})") from error
     if not hasattr(trt, "Builder"):
         raise MissingRequirementError("TensorRT is here, but not its builder")
-    answer = toolchain.probe("gpus")
+    try:
+        answer = toolchain.probe("gpus")
+    except toolchain.ToolError as error:
+        raise MissingRequirementError(f"the NVIDIA driver does not answer ({error})") from error
     if not answer.get("gpus"):
         reason = answer.get("error") or "the driver finds none"
         raise MissingRequirementError(f"there is no NVIDIA GPU here ({reason})")
@@ -93,7 +101,7 @@ def build_engine(
         EngineError: TensorRT refuses the graph.
         MrcnnError: a file cannot be read or written. Nothing is left half-written.
     """
-    content = source.read_bytes()
+    content = _read(source)
     inputs = _fingerprint(content, profiles, options, target)
     if not force and (layers is None or layers.is_file()) and is_current(engine, inputs):
         return False
@@ -128,23 +136,23 @@ def build_engine(
         hardware_compatible=options.hardware_compatible,
         refit=options.refit,
     )
-    if layers is not None:
-        holds_code = options.version_compatible or options.plugins is not None
-        write_text(layers, layer_information(target.trt, plan, holds_code=holds_code) + "\n")
+    with atomic_paths(engine, sidecar_path(engine)) as (plan_file, sidecar_file):
+        plan_file.write_bytes(plan)
+        sidecar_file.write_text(sidecar.to_json(), encoding="utf-8")
     if timing_cache is not None and measured:
         with atomic_path(timing_cache) as temporary:
             temporary.write_bytes(measured)
-    # Both get their names at the end, one right after the other.
-    with atomic_path(engine) as plan_file, atomic_path(sidecar_path(engine)) as sidecar_file:
-        plan_file.write_bytes(plan)
-        sidecar_file.write_text(sidecar.to_json(), encoding="utf-8")
+    if layers is not None:
+        holds_code = options.version_compatible or options.plugins is not None
+        write_text(layers, layer_information(target.trt, plan, holds_code=holds_code) + "\n")
     return True
 
 
 def is_current(engine: Path, inputs_sha256: str) -> bool:
     """Whether the engine is there, whole, and built from these inputs."""
     with suppress(OSError, UnicodeDecodeError, MrcnnError):
-        sidecar = Sidecar.from_json(sidecar_path(engine).read_text(encoding="utf-8"))
+        text = read_regular(sidecar_path(engine), most_bytes=LARGEST_SIDECAR)
+        sidecar = Sidecar.from_json(text.decode())
         if sidecar.inputs_sha256 == inputs_sha256 and engine.stat().st_size == sidecar.plan_bytes:
             return hashlib.sha256(engine.read_bytes()).hexdigest() == sidecar.plan_sha256
     return False
@@ -160,7 +168,7 @@ def _fingerprint(
         "options": {name: str(value) for name, value in asdict(options).items()},
         "tensorrt": str(target.trt.__version__),
         "gpu": [target.gpu, *target.capability],
-        "plugins": hashlib.sha256(target.plugins.read_bytes()).hexdigest(),
+        "plugins": hashlib.sha256(_read(target.plugins)).hexdigest(),
     }
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
@@ -178,8 +186,13 @@ def _read_cache(path: Path | None) -> bytearray | None:
     if path is None:
         return None
     try:
-        return bytearray(path.read_bytes())
+        return bytearray(read_regular(path, most_bytes=_LARGEST_CACHE))
     except FileNotFoundError:
         return bytearray()
+
+
+def _read(source: Path) -> bytes:
+    try:
+        return source.read_bytes()
     except OSError as error:
-        raise MrcnnError(f"{path}: cannot be read as a timing cache: {error.strerror}") from error
+        raise MrcnnError(f"{source}: {error.strerror or error}") from error

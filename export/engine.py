@@ -75,7 +75,22 @@ def build_plan(
         EngineError: it cannot be built.
         KeyboardInterrupt: Ctrl-C, within a step of the builder.
     """
-    options = options or EngineOptions()
+    try:
+        return _build(trt, model, profiles, options or EngineOptions(), timing_cache, on_progress)
+    except (RuntimeError, TypeError, ValueError) as error:  # as its bindings complain
+        raise EngineError(
+            f"TensorRT {trt.__version__} fails: {' '.join(str(error).split())[:300]}"
+        ) from error
+
+
+def _build(
+    trt: Any,
+    model: onnx.ModelProto,
+    profiles: Sequence[Profile],
+    options: EngineOptions,
+    timing_cache: bytearray | None,
+    on_progress: OnProgress | None,
+) -> bytes:
     log = error_log(trt)
     builder = trt.Builder(log.logger)
     network = builder.create_network(_strongly_typed(trt))
@@ -221,7 +236,7 @@ def _add_profiles(builder: Any, config: Any, network: Any, profiles: Sequence[Pr
         made = builder.create_optimization_profile()
         for value in inputs:
             shapes = [(b, h, w, 3) if value.name == "images" else (b, 2) for b, h, w in sizes]
-            if any(
+            if len(value.shape) != len(shapes[0]) or any(
                 size not in (-1, s) for shape in shapes for size, s in zip(value.shape, shape, strict=True)
             ):
                 raise EngineError(
@@ -229,7 +244,8 @@ def _add_profiles(builder: Any, config: Any, network: Any, profiles: Sequence[Pr
                     f"which a profile of {shapes[0]} to {shapes[2]} does not fit"
                 )
             made.set_shape(value.name, *shapes)
-        config.add_optimization_profile(made)
+        if config.add_optimization_profile(made) < 0:
+            raise EngineError(f"TensorRT refuses the profile of {profile.least} to {profile.most}")
 
 
 def _remedy(reason: str, options: EngineOptions) -> str:

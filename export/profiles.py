@@ -44,6 +44,9 @@ class SizeWishes:
             )
         if len(set(self.buckets)) < len(self.buckets):
             raise MrcnnError("a --bucket is named twice")
+        for batch in (self.batch, *(shape[0] for shape in ranged if shape is not None)):
+            if batch is not None and batch < 1:
+                raise MrcnnError(f"batch must be in 1…1024 (got {batch})")
 
 
 def choose_profiles(
@@ -64,15 +67,15 @@ def choose_profiles(
     """
     images = _batch(batch, wishes)
     if size is not None:
-        return (_of_fixed_graph(size, images, wishes),)
+        return (_fixed(rule, images, _of_fixed_graph(size, wishes)),)
     if wishes.shape is not None:
-        return (_checked(rule, Profile.fixed(images, *wishes.shape)),)
+        return (_fixed(rule, images, wishes.shape),)
     if wishes.buckets:
-        return tuple(_checked(rule, Profile.fixed(images, *bucket)) for bucket in wishes.buckets)
+        return tuple(_fixed(rule, images, bucket) for bucket in wishes.buckets)
     if wishes.best is not None and wishes.most is not None:
         fixed = batch is not None or wishes.batch is not None
-        return (_checked(rule, _range(rule, wishes, wishes.best, wishes.most, images, fixed=fixed)),)
-    return default_profiles(rule, batch=images)
+        return (_range(rule, wishes, wishes.best, wishes.most, images, fixed=fixed),)
+    return tuple(_checked(rule, profile) for profile in default_profiles(rule, batch=images))
 
 
 def default_profiles(rule: ResizeRule, *, batch: int) -> tuple[Profile, ...]:
@@ -85,13 +88,13 @@ def default_profiles(rule: ResizeRule, *, batch: int) -> tuple[Profile, ...]:
     return (landscape,) if short == long else (landscape, portrait)
 
 
-def _of_fixed_graph(size: Size, images: int, wishes: SizeWishes) -> Profile:
+def _of_fixed_graph(size: Size, wishes: SizeWishes) -> Size:
     if wishes.buckets or wishes.most or wishes.shape not in (None, size):
         raise MrcnnError(
             f"the graph's input is fixed at {size[0]}x{size[1]} pixels: export the checkpoint again without "
             "--shape to choose other sizes"
         )
-    return Profile.fixed(images, *size)
+    return size
 
 
 def _batch(fixed: int | None, wishes: SizeWishes) -> int:
@@ -110,9 +113,18 @@ def _range(
             raise MrcnnError(f"the batch is fixed at {images}, but a shape names {given[0]}")
         return (given[0] or default, given[1], given[2])
 
-    smallest = shape(wishes.least or (None, rule.size_divisible, rule.size_divisible), images)
+    step = rule.size_divisible
+    smallest = shape(wishes.least or (None, min(step, best[1]), min(step, best[2])), images)
     usual = shape(best, smallest[0])
-    return Profile(least=smallest, best=usual, most=shape(most, usual[0]))
+    largest = shape(most, usual[0])
+    for batch, height, width in (smallest, usual, largest):
+        check_input(rule, height=height, width=width, batch=batch)
+    return Profile(least=smallest, best=usual, most=largest)
+
+
+def _fixed(rule: ResizeRule, images: int, size: Size) -> Profile:
+    check_input(rule, height=size[0], width=size[1], batch=images)
+    return Profile.fixed(images, *size)
 
 
 def _checked(rule: ResizeRule, profile: Profile) -> Profile:

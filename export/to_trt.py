@@ -12,8 +12,9 @@ if __name__ == "__main__":
     # Run as a file, Python looks for modules beside it; the packages are found from the checkout instead.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from mrcnn.errors import MissingRequirementError, MrcnnError
+from mrcnn.errors import MissingRequirementError, MrcnnError, install_command
 from mrcnn.export import arguments, overrides
+from mrcnn.export.outputs import Files
 from mrcnn.export.progress import Progress
 from mrcnn.files import write_json
 
@@ -49,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         type=Path,
         metavar="DIR",
-        help="folder to write to (default: CKPT's name, or where ONNX is)",
+        help="folder to write to (default: CKPT's name here, or where ONNX is)",
     )
     parser.add_argument("--onnx-only", action="store_true", help="write model.onnx and stop there")
     parser.add_argument(
@@ -61,7 +62,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_engine(parser.add_argument_group("the engine"))
     check = parser.add_argument_group("the comparison with ONNX Runtime and PyTorch after the build")
     check.add_argument(
-        "--images", nargs="+", type=Path, default=[], metavar="DIR|FILE", help="your own pictures"
+        "--images",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="DIR|FILE",
+        help="your own pictures, of which 16 are looked at",
     )
     check.add_argument("--no-verify", action="store_true", help="leave it out")
     overrides.add_arguments(parser)
@@ -69,57 +75,59 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     wishes = arguments.wishes(args)
-    from_checkpoint = args.model.suffix != ".onnx"
+    from_checkpoint = _is_checkpoint(args.model)
     _refuse_vain_options(args, from_checkpoint=from_checkpoint)
+    files = Files.of(args, from_checkpoint=from_checkpoint)
+    files.check(args)
     if not from_checkpoint:
         _need("onnx", *(() if args.no_verify else ("scipy", "pycocotools")))
-    built: Built | None = None
+    built: dict[str, Any] = {}
     missing: MissingRequirementError | None = None
     with Progress((4 if from_checkpoint else 1) + (0 if args.onnx_only else 1)) as progress:
         if from_checkpoint:
-            exported = _export(args, wishes, progress)
+            exported = _export(args, files, wishes, progress)
         else:
-            exported = _read_onnx(args.model, wishes, progress)
+            exported = _read_onnx(files.onnx, wishes, progress)
         if not args.onnx_only:
             try:
-                built = _build(args, exported, progress)
+                built = _build(args, files, exported, progress)
             except MissingRequirementError as error:
                 missing = error  # the ONNX file is there all the same, and is told of first
-    report, status = exported.report | (built.report if built else {}), 0
+    report = exported.report | built
     if args.json != "-":
         _tell(report)
     if built and not args.no_verify:
-        compared = _verify(args, exported, built)
-        report |= compared
-        status = 0 if compared["equal"] else 1
+        report |= _verify(args, files, exported)
+    if missing:
+        report |= {"engine": None, "missing": str(missing)}
     if args.json:
         write_json(args.json, report)
-    if args.json != "-":
-        print(f"next: mrcnn infer {report.get('engine', report['onnx'])} PHOTO.jpg --output overlays")
     if missing:
         raise missing
-    return status
+    if args.json != "-":
+        path = shlex.quote(str(files.onnx if args.onnx_only else files.engine))
+        print(f"next: mrcnn infer {path} PHOTO.jpg --output overlays")
+    return 1 if report.get("equal") is False else 0
+
+
+def _is_checkpoint(path: Path) -> bool:
+    if path.suffix == ".engine":
+        raise MrcnnError(
+            f"{path}: an engine already: give the .onnx file or the checkpoint that it is made of"
+        )
+    return path.suffix != ".onnx"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """An ONNX file, what it is, and the inputs that an engine of it is to be made for."""
+    """What an ONNX file is, and the inputs that an engine of it is to be made for."""
 
-    path: Path
     deployment: "Deployment"
     profiles: "tuple[Profile, ...]"
     report: dict[str, Any]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Built:
-    """An engine."""
-
-    path: Path
-    report: dict[str, Any]
-
-
-def _export(args: argparse.Namespace, wishes: "SizeWishes", progress: Progress) -> Exported:
+def _export(args: argparse.Namespace, files: Files, wishes: "SizeWishes", progress: Progress) -> Exported:
     """The checkpoint's ONNX file."""
     from mrcnn.checkpoint import load_checkpoint
     from mrcnn.export.profiles import choose_profiles
@@ -131,10 +139,9 @@ def _export(args: argparse.Namespace, wishes: "SizeWishes", progress: Progress) 
     checkpoint = replace(checkpoint, description=overrides.described(checkpoint.description, args))
     rule = checkpoint.description.resize
     profiles = choose_profiles(rule, size=inputs.size, batch=inputs.batch, wishes=wishes)
-    path = (args.output or Path(args.model.stem)) / "model.onnx"
-    deployment = export_onnx(checkpoint, path, inputs=inputs, on_step=progress.step)
+    deployment = export_onnx(checkpoint, files.onnx, inputs=inputs, on_step=progress.step)
     report = {
-        "onnx": str(path),
+        "onnx": str(files.onnx),
         "architecture": deployment.description.architecture,
         "classes": deployment.description.num_classes - 1,
         "input": _input_words(deployment),
@@ -142,7 +149,7 @@ def _export(args: argparse.Namespace, wishes: "SizeWishes", progress: Progress) 
         "weights_sha256": deployment.weights_sha256,
         "validated": True,
     }
-    return Exported(path=path, deployment=deployment, profiles=profiles, report=report)
+    return Exported(deployment=deployment, profiles=profiles, report=report)
 
 
 def _read_onnx(path: Path, wishes: "SizeWishes", progress: Progress) -> Exported:
@@ -163,71 +170,71 @@ def _read_onnx(path: Path, wishes: "SizeWishes", progress: Progress) -> Exported
     size = (deployment.height, deployment.width) if deployment.height and deployment.width else None
     rule = deployment.description.resize
     profiles = choose_profiles(rule, size=size, batch=deployment.batch, wishes=wishes)
-    return Exported(path=path, deployment=deployment, profiles=profiles, report={"onnx": str(path)})
+    return Exported(deployment=deployment, profiles=profiles, report={"onnx": str(path)})
 
 
-def _build(args: argparse.Namespace, exported: Exported, progress: Progress) -> Built:
-    """The engine."""
+def _build(args: argparse.Namespace, files: Files, exported: Exported, progress: Progress) -> dict[str, Any]:
+    """Builds the engine; the report of it."""
     from mrcnn.export.build import build_engine, find_target
     from mrcnn.export.engine import EngineOptions
     from mrcnn.export.profiles import describe
 
-    engine = (args.output or exported.path.parent) / f"{exported.path.stem}.engine"
     try:
         target = find_target()
     except MissingRequirementError as error:
-        again = shlex.join(
-            ["mrcnn", "export", str(exported.path), *arguments.engine_options(args, exported.deployment)]
-        )
+        options = arguments.engine_options(args, exported.deployment)
+        again = shlex.join(["mrcnn", "export", str(files.onnx), *options])
         raise MissingRequirementError(
-            f"{error}; {exported.path} is validated: on the GPU machine run: {again}"
+            f"{error}; {files.onnx} is ready: on the GPU machine run: {again}"
         ) from error
     if not args.no_verify:
         _need("cuda.bindings")  # told now, not after minutes
-    options = EngineOptions(
-        workspace_mb=args.workspace,
-        version_compatible=args.version_compatible,
-        hardware_compatible=args.hardware_compatible,
-        refit=args.refit,
-        plugins=target.plugins if args.embed_plugins else None,
-        level=args.effort,
-        tf32=args.tf32,
-    )
     progress.step("building the engine, for minutes")
     built = build_engine(
-        exported.path,
-        engine,
+        files.onnx,
+        files.engine,
         deployment=exported.deployment,
         profiles=exported.profiles,
-        options=options,
+        options=EngineOptions(
+            workspace_mb=args.workspace,
+            version_compatible=args.version_compatible,
+            hardware_compatible=args.hardware_compatible,
+            refit=args.refit,
+            plugins=target.plugins if args.embed_plugins else None,
+            level=args.effort,
+            tf32=args.tf32,
+        ),
         target=target,
-        timing_cache=args.timing_cache or engine.with_name(engine.name + ".timing"),
-        layers=engine.with_suffix(".layers.json") if args.inspect else None,
+        timing_cache=files.timing,
+        layers=files.layers if args.inspect else None,
         force=args.force,
         on_progress=progress.part,
     )
-    report = {
-        "engine": str(engine),
+    return {
+        "engine": str(files.engine),
         "built": built,
         "inputs": describe(exported.profiles),
         "tensorrt": str(target.trt.__version__),
         "gpu": target.gpu,
     }
-    return Built(path=engine, report=report)
 
 
-def _verify(args: argparse.Namespace, exported: Exported, built: Built) -> dict[str, Any]:
+def _verify(args: argparse.Namespace, files: Files, exported: Exported) -> dict[str, Any]:
+    from mrcnn.export.profiles import default_profiles
     from mrcnn.export.verify import verify
 
-    references = [exported.path] if args.model == exported.path else [exported.path, args.model]
-    reports, passed = verify(
-        built.path,
-        references,
+    rule, batch = exported.deployment.description.resize, exported.profiles[0].least[0]
+    verdict = verify(
+        files.engine,
+        files.references,
         images=args.images,
-        profiles=exported.profiles,
+        # Of the default profiles the engine sees what PyTorch sees, and that is to be shown.
+        same_input=exported.profiles != default_profiles(rule, batch=batch),
         quiet=args.json == "-",
     )
-    return {"parity": [str(path) for path in reports], "equal": passed}
+    if verdict.equal is None and args.json != "-":
+        print("not compared: nothing is found in drawn shapes; give pictures of your own with --images")
+    return {"parity": [str(path) for path in verdict.reports], "equal": verdict.equal}
 
 
 def _tell(report: dict[str, Any]) -> None:
@@ -264,7 +271,7 @@ def _need(*modules: str) -> None:
             package = {"cuda.bindings": "cuda-python"}.get(name, name)
             also = ", 'cuda-python>=12.9.1,<13' where CUDA is 12" if package != name else ""
             raise MissingRequirementError(
-                f"the package {package} is not installed: pip install 'mrcnn[engine]'{also}"
+                f"the package {package} is not installed: {install_command('engine')}{also}"
             )
 
 

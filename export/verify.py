@@ -1,17 +1,44 @@
 """Whether an engine finds what the ONNX file and the checkpoint find, as `mrcnn parity` tells it."""
 
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from mrcnn.cli import run_command
-from mrcnn.sidecar import Profile
+from mrcnn.errors import MrcnnError
+from mrcnn.export.outputs import report_path
+from mrcnn.runtime.images import SUFFIXES
 
 # Enough to see a fault; PyTorch on a small machine takes seconds for each.
-_MOST_IMAGES = 16
+MOST_IMAGES = 16
 _DRAWN = ((480, 640), (640, 480), (600, 600), (360, 960))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What came of a comparison.
+
+    Attributes:
+        reports: the files with the figures, one for each reference.
+        equal: whether all are within the tolerances; None where neither side has found anything in the drawn
+            pictures, which says nothing.
+    """
+
+    reports: tuple[Path, ...]
+    equal: bool | None
+
+
+def require_images(paths: Sequence[Path]) -> None:
+    """Raises MrcnnError where a path does not exist, or a folder holds no picture."""
+    for path in paths:
+        if not path.exists():
+            raise MrcnnError(f"{path}: no such file or folder")
+        if path.is_dir() and not any(inner.suffix.lower() in SUFFIXES for inner in path.rglob("*")):
+            raise MrcnnError(f"{path}: no pictures in this folder")
 
 
 def verify(
@@ -19,33 +46,39 @@ def verify(
     references: Sequence[Path],
     *,
     images: Sequence[Path],
-    profiles: Sequence[Profile],
+    same_input: bool,
     quiet: bool,
-) -> tuple[list[Path], bool]:
+) -> Verdict:
     """Compares the engine with each reference and writes the figures beside it.
 
     Args:
         references: an ONNX file, a checkpoint.
         images: photographs and folders; drawn shapes where there are none.
-        profiles: of the engine; where they are of fixed shape the references get the same input.
+        same_input: the references get images resized and padded as the engine does.
         quiet: tables go to standard error.
-
-    Returns:
-        the files with the figures, and whether all are within the tolerances.
     """
-    reports: list[Path] = []
-    passed = True
+    reports = tuple(report_path(engine, reference) for reference in references)
+    verdicts: list[bool | None] = []
     with _images(images) as paths:
-        for reference in references:
-            kind = "onnx" if reference.suffix == ".onnx" else "pytorch"
-            report = engine.with_name(f"{engine.stem}.parity.{kind}.json")
-            options = ["--reference", str(reference), "--limit", str(_MOST_IMAGES), "--json", str(report)]
-            if any(profile.least[1:] == profile.most[1:] for profile in profiles):
-                options.append("--same-input")
+        for reference, report in zip(references, reports, strict=True):
+            options = ["--limit", str(MOST_IMAGES), *(["--same-input"] if same_input else [])]
+            files = ["--reference", _word(reference), "--json", _word(report), "--images", *map(_word, paths)]
             with redirect_stdout(sys.stderr if quiet else sys.stdout):
-                passed &= run_command("parity", [str(engine), *options, "--images", *map(str, paths)]) == 0
-            reports.append(report)
-    return reports, passed
+                run_command("parity", [_word(engine), *options, *files])
+            verdicts.append(_verdict(json.loads(report.read_text(encoding="utf-8")), drawn=not images))
+    found = None if None in verdicts else all(verdicts)
+    return Verdict(reports=reports, equal=False if False in verdicts else found)
+
+
+def _verdict(figures: dict[str, object], *, drawn: bool) -> bool | None:
+    """An unreadable picture among others is told, and no difference."""
+    nothing = figures["reference_detections"] == figures["exported_detections"] == 0
+    return None if drawn and nothing else bool(figures["passed"])
+
+
+def _word(path: Path) -> str:
+    """A path as an argument: one that begins with a dash would be an option."""
+    return f"./{path}" if str(path).startswith("-") else str(path)
 
 
 @contextmanager

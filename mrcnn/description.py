@@ -305,7 +305,7 @@ class Deployment:
         version = plain.get("format_version") if isinstance(plain, dict) else None
         if version != 1:
             raise MrcnnError(
-                f"the model's metadata has format version {version!r}, this program reads 1: "
+                f"the model's metadata has format version {str(version)[:20]}, this program reads 1: "
                 "export the model again with this version"
             )
         return from_plain(cls, plain, where="model metadata")

@@ -18,8 +18,24 @@ class MissingRequirementError(MrcnnError):
     exit_status = 3
 
 
-# Import name -> the extra of this project that installs it.
-_EXTRAS = {
+# Extra of this project -> what it installs. Remedies name these packages rather than 'mrcnn[EXTRA]', since
+# `mrcnn` on PyPI is another project. A test compares the table with pyproject.toml.
+EXTRAS = {
+    "export": ("torch", "torchvision", "onnx", "onnxscript", "pycocotools", "scipy", "matplotlib"),
+    "gpu": ("onnxruntime-gpu",),
+    "engine": ("onnx", "cuda-python", "scipy", "pycocotools"),
+    "tensorrt": ("onnx", "cuda-python", "scipy", "pycocotools", "tensorrt"),
+    "bench": (
+        *("torch", "torchvision", "onnx", "onnxscript", "pycocotools", "scipy", "matplotlib"),
+        *("scikit-image", "supervision"),
+    ),
+}
+
+# `onnxruntime` and `onnxruntime-gpu` install the same files, and the one that comes last wins.
+FORCE_ONNXRUNTIME_GPU = "pip install --force-reinstall --no-deps onnxruntime-gpu"
+
+# Import name -> the extra that installs it.
+_EXTRA_OF = {
     "torch": "export",
     "torchvision": "export",
     "onnx": "export",
@@ -28,15 +44,22 @@ _EXTRAS = {
     "matplotlib": "export",
     "scipy": "export",
     "skimage": "bench",
-    "supervision": "bench",
     "tensorrt": "tensorrt",
 }
+
+
+def install_command(extra: str) -> str:
+    """How to install what an extra of this project needs: "pip install onnx cuda-python …" of "engine"."""
+    return f"pip install {' '.join(EXTRAS[extra])}"
 
 
 def missing_package(error: ModuleNotFoundError) -> Exception:
     """The line for a package that is not installed; `error` itself where it is not one of ours to name."""
     package = (error.name or "").partition(".")[0]
-    extra = _EXTRAS.get(package)
-    if extra is None:
+    if package == "supervision":  # the one thing that its users lack
+        remedy = "pip install supervision"
+    elif package in _EXTRA_OF:
+        remedy = install_command(_EXTRA_OF[package])
+    else:
         return error
-    return MissingRequirementError(f"the package {package} is not installed: pip install 'mrcnn[{extra}]'")
+    return MissingRequirementError(f"the package {package} is not installed: {remedy}")

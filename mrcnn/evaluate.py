@@ -82,7 +82,7 @@ def open_model(path: Path, *, device: str) -> "Iterator[tuple[Predictor, ModelDe
 
         if device != "cpu":
             raise MrcnnError(
-                f"--device {device}: is for checkpoints; ONNX files are evaluated on the CPU, engines on their GPU"
+                f"--device {device}: is for checkpoints; ONNX files run on the CPU here, engines on a GPU"
             )
         with Runtime(path) as runtime:
             yield runtime, runtime.description

@@ -2,7 +2,10 @@
 
 import json
 import os
-import tempfile
+import secrets
+import signal
+import stat
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,36 +19,112 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     """Yields a temporary path beside `path`; renamed to `path` if the block succeeds, else removed.
 
     The folder of `path` is created, and removed again on failure. The temporary name keeps the suffix of
-    `path`, because image writers choose the format by it.
+    `path`, because image writers choose the format by it. A device such as /dev/null is written to as it is.
 
     Raises:
         MrcnnError: the folder cannot be created or written, or the disk is full.
     """
-    path = Path(path)
-    temporary: Path | None = None
+    with atomic_paths(path) as (temporary,):
+        yield temporary
+
+
+@contextmanager
+def atomic_paths(*paths: Path | str) -> Iterator[list[Path]]:
+    """As `atomic_path` for files that belong together: all get their names at the end, or none does."""
+    targets = [Path(path) for path in paths]
+    temporaries: list[Path] = []
     created: list[Path] = []
     done = False
+    current = targets[0]
     try:
-        created = _make_folder(path.parent)
-        handle, name = tempfile.mkstemp(prefix=".part-", suffix=path.suffix, dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        yield temporary
-        # mkstemp creates files that only their owner may read; give the result the usual mode.
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
-        temporary.replace(path)
-        done = True
+        for current in targets:
+            created += _make_folder(current.parent)
+            if _is_device(current):
+                temporaries.append(current)
+                continue
+            if current.is_dir():
+                raise MrcnnError(f"cannot write {current}: it is a folder")
+            temporaries.append(current.parent / f".part-{secrets.token_hex(8)}{current.suffix}")
+            os.close(os.open(temporaries[-1], os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        yield list(temporaries)
+        with _uninterrupted():
+            for current, temporary in zip(targets, temporaries, strict=True):
+                temporary.replace(current)
+            done = True
     except OSError as error:
-        raise MrcnnError(f"cannot write {path}: {error.strerror or error}") from error
+        if error.filename in map(str, temporaries):
+            current = targets[list(map(str, temporaries)).index(str(error.filename))]
+        raise MrcnnError(f"cannot write {current}: {error.strerror or error}") from error
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        for target, temporary in zip(targets, temporaries, strict=False):
+            if temporary != target:
+                temporary.unlink(missing_ok=True)
         if not done:
             for folder in created:
                 with suppress(OSError):  # somebody else has put something there
                     folder.rmdir()
+
+
+def require_writable(path: Path) -> None:
+    """Raises MrcnnError where `path` is known not to be writable; nothing is created."""
+    if path.is_dir():
+        raise MrcnnError(f"cannot write {path}: it is a folder")
+    existing = next(folder for folder in path.absolute().parents if folder.exists())
+    if not existing.is_dir():
+        raise MrcnnError(f"cannot write {path}: {existing} is not a folder")
+    if not os.access(existing, os.W_OK):
+        raise MrcnnError(f"cannot write {path}: Permission denied")
+
+
+def read_regular(path: Path, *, most_bytes: int) -> bytes:
+    """A file's content. From a pipe or a device nothing is read: it may never end.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        MrcnnError: it is no regular file, larger than `most_bytes`, or cannot be read.
+    """
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            kind = "Is a directory" if stat.S_ISDIR(found.st_mode) else "not a regular file"
+            raise MrcnnError(f"{path}: {kind}")
+        if found.st_size > most_bytes:
+            raise MrcnnError(f"{path}: {found.st_size:,} bytes, more than {most_bytes:,}")
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        raise MrcnnError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Holds Ctrl-C and SIGTERM back for the few moments in which files get their names.
+
+    By Python's handlers: a mask holds a signal back from one thread, and another one takes it.
+    """
+    if threading.current_thread() is not threading.main_thread():  # which alone is interrupted
+        yield
+        return
+    arrived: list[int] = []
+    before = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, lambda number, _: arrived.append(number))
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        if arrived:
+            signal.raise_signal(arrived[0])
+
+
+def _is_device(path: Path) -> bool:
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
 def _make_folder(folder: Path) -> list[Path]:

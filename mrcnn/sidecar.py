@@ -18,8 +18,11 @@ from mrcnn.strict import from_plain
 
 # Of a plan, the part that tells whether a shorter file is the same plan cut off, or another one.
 HEAD_BYTES = 4096
+LARGEST_SIDECAR = 1 << 24  # bytes; a model with ten thousand classes needs a tenth of it
 
 _CHECKSUM = "checksum"
+_LONGEST = 200  # characters of a name
+_LARGEST_PLAN = 1 << 34
 _REBUILD = "build the engine again with `mrcnn export`"
 
 
@@ -86,6 +89,12 @@ class Sidecar:
     def __post_init__(self) -> None:
         if not self.profiles:
             raise MrcnnError("engine description: it names no profile")
+        for name in ("tensorrt", "gpu", "plugins"):
+            text = getattr(self, name)
+            if not text.isprintable() or len(text) > _LONGEST:
+                raise MrcnnError(f"engine description: {name} must be a short line of text")
+        if not 0 < self.plan_bytes < _LARGEST_PLAN:
+            raise MrcnnError(f"engine description: plan_bytes must be in 1…{_LARGEST_PLAN - 1}")
 
     def to_json(self) -> str:
         """The document, with a checksum over the rest of it."""
@@ -105,7 +114,7 @@ class Sidecar:
             raise MrcnnError(f"not JSON: {_REBUILD}") from error
         version = plain.get("format_version") if isinstance(plain, dict) else None
         if version != 1:
-            raise MrcnnError(f"its format version is {version!r}, this program reads 1: {_REBUILD}")
+            raise MrcnnError(f"its format version is {str(version)[:20]}, this program reads 1: {_REBUILD}")
         if plain.pop(_CHECKSUM, None) != _checksum(plain):
             raise MrcnnError(f"it was changed after the build: restore it, or {_REBUILD}")
         return from_plain(cls, plain, where="engine description")

@@ -38,9 +38,12 @@ def _convert(target: Any, value: Any, where: str) -> Any:
         if not isinstance(value, dict):
             raise _wrong(where, "an object", value)
         member = typing.get_args(target)[1]
-        return {str(key): _convert(member, item, f"{where}.{key}") for key, item in value.items()}
+        return {str(key): _convert(member, item, f"{where}.{str(key)[:60]!r}") for key, item in value.items()}
     if target is float and type(value) is int:
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise _wrong(where, "a number of sensible size", "…") from None
     if type(value) is not target:
         raise _wrong(where, target.__name__, value)
     return value
@@ -53,7 +56,7 @@ def _convert_dataclass(target: type[Any], value: Any, where: str) -> Any:
     fields = {f.name: f for f in dataclasses.fields(target)}
     for key in value:
         if key not in fields:
-            raise MrcnnError(f"{where}: unknown key {key!r} (known: {', '.join(fields)})")
+            raise MrcnnError(f"{where}: unknown key {key[:60]!r} (known: {', '.join(fields)})")
     for name, f in fields.items():
         required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
         if required and name not in value:
@@ -73,7 +76,10 @@ def _convert_tuple(members: tuple[Any, ...], value: Any, where: str) -> tuple[An
 
 
 def _wrong(where: str, expected: str, value: Any) -> MrcnnError:
-    shown = repr(value)
+    try:
+        shown = repr(value)
+    except ValueError:  # a whole number of thousands of digits
+        shown = "a very long number"
     return MrcnnError(
         f"{where}: expected {expected} (got {shown if len(shown) <= 60 else shown[:57] + '...'})"
     )

@@ -12,6 +12,7 @@ import os
 import re
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -173,8 +174,25 @@ def install_step(
 def package_version() -> str:
     """The version of mrcnn, which lies beside this folder in a checkout, and around it once installed."""
     beside = SOURCES.parent / "mrcnn" / "__init__.py"
-    text = (beside if beside.is_file() else SOURCES.parent / "__init__.py").read_text(encoding="utf-8")
+    return _version_in(beside if beside.is_file() else SOURCES.parent / "__init__.py")
+
+
+def _version_in(path: Path) -> str:
+    text = path.read_text(encoding="utf-8")
     return str(re.findall(r'^__version__ = "(.+)"', text, re.MULTILINE)[0])
+
+
+def installed_package() -> Path | None:
+    """The folder mrcnn/plugins in this environment, where it is not that of this file.
+
+    Started in a checkout, Python finds the `mrcnn` there first; the command `mrcnn` uses the installed one.
+    After an editable installation there is none.
+    """
+    for scheme in ("platlib", "purelib"):
+        folder = Path(sysconfig.get_path(scheme), "mrcnn", "plugins")
+        if (folder / "build.py").is_file() and folder.resolve() != SOURCES:
+            return folder
+    return None
 
 
 def library_info(path: Path, *, functions: Sequence[str] = (), timeout: float = 10) -> str:
@@ -353,12 +371,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add("--tensorrt-root", metavar="DIR", help="folder with TensorRT's headers (default: TENSORRT_ROOT)")
     add("--cpu-only", action="store_true", help="without CUDA and TensorRT")
-    add("--output", metavar="DIR", type=Path, default=SOURCES / "lib", help="default: inside the package")
+    add("--output", metavar="DIR", type=Path, help="default: inside the package that this environment has")
     add("--show", action="store_true", help="say what the last build gave, and build nothing")
     args = parser.parse_args(argv)
+    elsewhere = installed_package() if args.output is None else None
+    if elsewhere is not None:
+        print(f"for the installed mrcnn in {elsewhere.parent}, not for {SOURCES.parent}")
+    output: Path = args.output or (elsewhere or SOURCES) / "lib"
     if args.show:
-        return _show(args.output)
-    status, last = _StatusLine(), _last_options(args.output)
+        return _show(output)
+    if elsewhere is not None:
+        theirs, ours = _version_in(elsewhere.parent / "__init__.py"), package_version()
+        if theirs != ours:
+            return _refuse(
+                f"that one is {theirs}, this one {ours}: install this one, or start in another folder"
+            )
+    status, last = _StatusLine(), _last_options(output)
     try:
         options = toolchain.Options(
             architectures=args.architectures or os.environ.get("MRCNN_ARCHITECTURES") or last.architectures,
@@ -366,18 +394,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             cpu_only=args.cpu_only,
         )
         toolchain.check(options)
-        report = build(options, args.output, keep=True, progress=status)
+        report = build(options, output, keep=True, progress=status)
     except toolchain.BuildError as error:
         return _refuse(str(error))
     except OSError as error:
-        return _refuse(f"{error.filename or args.output}: {error.strerror or error}")
+        return _refuse(f"{error.filename or output}: {error.strerror or error}")
     except KeyboardInterrupt:
         return 130
     finally:
         status.end()
     print("\n".join(report.lines()))
     if report.libraries:
-        print(f"they are in {args.output}")
+        print(f"they are in {output}")
     return 1 if report.failed else 0 if report.libraries else 3
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrcnn.description import METADATA_KEY, Deployment
-from mrcnn.errors import MissingRequirementError, MrcnnError
+from mrcnn.errors import FORCE_ONNXRUNTIME_GPU, MissingRequirementError, MrcnnError
 from mrcnn.runtime.backend import CLOSED, Batch, Finished
 from mrcnn.runtime.ort import import_onnxruntime
 from mrcnn.runtime.outputs import keep_contract
@@ -110,6 +110,8 @@ def _one_image(ranges: Sequence[InputRange]) -> tuple[InputRange, ...]:
 
 def _check_file(path: Path) -> None:
     try:
+        if not path.is_dir() and path.exists() and not path.is_file():
+            raise MrcnnError(f"{path}: not a regular file")  # a pipe may never end
         with path.open("rb") as file:
             if not file.read(1):
                 raise MrcnnError(f"{path}: the file is empty")
@@ -144,8 +146,7 @@ def _open_session(path: Path, *, device: str, threads: int | None) -> Any:
         ) from error
     if device == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
         raise MissingRequirementError(
-            "ONNX Runtime finds no CUDA here: pip uninstall onnxruntime, pip install 'mrcnn[gpu]', "
-            "or choose the device cpu"
+            f"ONNX Runtime finds no CUDA here: {FORCE_ONNXRUNTIME_GPU}, or choose the device cpu"
         )
     return session
 
@@ -156,7 +157,10 @@ def _deployment(session: Any) -> Deployment:
     Raises:
         MrcnnError: there is none, or inputs and outputs are other ones.
     """
-    text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    try:
+        text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    except UnicodeDecodeError as error:
+        raise MrcnnError("its metadata is damaged: export it again") from error
     if text is None:
         raise MrcnnError("an ONNX model, but not one that `mrcnn export` wrote")
     deployment = Deployment.from_json(text)
@@ -164,8 +168,8 @@ def _deployment(session: Any) -> Deployment:
     if deployment.mask_size is not None:
         outputs.add("masks")
     pixels = {"float32": "tensor(float)", "uint8": "tensor(uint8)"}.get(deployment.input_dtype)
-    expected = {"images": pixels, "image_sizes": "tensor(int32)"}
-    found = {value.name: value.type for value in session.get_inputs()}
+    expected = {"images": (pixels, 4), "image_sizes": ("tensor(int32)", 2)}
+    found = {value.name: (value.type, len(value.shape)) for value in session.get_inputs()}
     if found != expected or not outputs <= {value.name for value in session.get_outputs()}:
         raise MrcnnError(_NOT_AS_TOLD)
     return deployment

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\
   mrcnn infer model.onnx photo.jpg --output found
+  mrcnn infer model.engine photos/ --output found
   mrcnn infer model.onnx photos/ clip.mp4 --output found --score 0.7
   mrcnn infer model.onnx photos/ --output found --score 0 --no-overlay --json | jq '.images | length'
 

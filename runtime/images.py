@@ -21,6 +21,7 @@ ImageLike: TypeAlias = Union[str, "os.PathLike[str]", bytes, "Image", RgbArray]
 
 # A file of a few kilobytes can claim any size; this many pixels are 240 MB as RGB.
 MAX_PIXELS = 80_000_000
+_TOO_LARGE = f"more than the {MAX_PIXELS // 10**6} million pixels that one image may have: cut it into tiles"
 
 # Formats that are pictures and nothing else; Pillow would also start Ghostscript on PostScript.
 _FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000")
@@ -57,13 +58,22 @@ def to_rgb(image: ImageLike, *, color: str = "bgr") -> RgbArray:
             f"(got {type(image).__name__})"
         )
     try:
+        _check_pixels(image.width, image.height)
         return _pillow_to_rgb(image)
+    except MrcnnError:
+        raise
+    except MemoryError as error:
+        raise MrcnnError(f"not enough memory for a picture of {image.width}x{image.height} pixels") from error
+    except ValueError as error:  # of all that is said of one that was closed
+        raise MrcnnError(f"the PIL image cannot be read: {_one_line(error)}") from error
     except (OSError, SyntaxError) as error:  # it was opened from a file that is read only now
-        raise MrcnnError(f"damaged picture ({error})") from error
+        raise MrcnnError(f"damaged picture ({_one_line(error)})") from error
 
 
 def check_color(color: str) -> None:
     """Raises MrcnnError unless it is a known channel order."""
+    if not isinstance(color, str):
+        raise MrcnnError(f"color must be 'bgr' or 'rgb' (got {type(color).__name__})")
     if color not in ("bgr", "rgb"):
         raise MrcnnError(f"color must be 'bgr' or 'rgb' (got {color!r})")
 
@@ -79,27 +89,26 @@ def read_image(source: str | os.PathLike[str] | bytes) -> RgbArray:
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
-    name = "the image" if isinstance(source, bytes) else str(source)
-    too_large = (
-        f"more than the {MAX_PIXELS // 10**6} million pixels that one image may have: cut it into tiles"
-    )
-    if not isinstance(source, bytes):
-        check_file(Path(source))
+    path = None if isinstance(source, bytes) else _path(source)
+    name = "the image" if path is None else str(source if isinstance(source, str) else path)
+    if path is not None:
+        check_file(path)
     try:
-        file = io.BytesIO(source) if isinstance(source, bytes) else Path(source)
+        file = io.BytesIO(source) if isinstance(source, bytes) else path or ""
         with Image.open(file, formats=_FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise MrcnnError(f"{image.width}x{image.height} pixels, {too_large}")
+            _check_pixels(image.width, image.height)
             return _pillow_to_rgb(ImageOps.exif_transpose(image))
     except MrcnnError as error:
         raise UnreadableError(f"{name}: {error}") from error
     except UnidentifiedImageError as error:
-        size = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
+        size = len(source) if isinstance(source, bytes) else _path(source).stat().st_size
         raise UnreadableError(f"{name}: {'not a picture' if size else 'the file is empty'}") from error
     except Image.DecompressionBombError as error:
-        raise UnreadableError(f"{name}: {too_large}") from error
+        raise UnreadableError(f"{name}: {_TOO_LARGE}") from error
     except OSError as error:
         raise UnreadableError(f"{name}: {error.strerror or f'damaged picture ({error})'}") from error
+    except MemoryError as error:
+        raise UnreadableError(f"{name}: not enough memory for it") from error
     except Exception as error:  # on damaged data Pillow's decoders raise whatever they stumble over
         raise UnreadableError(f"{name}: damaged picture ({error})") from error
 
@@ -115,6 +124,23 @@ def check_file(path: Path) -> None:
         path.open("rb").close()
     except (OSError, ValueError, RuntimeError) as error:  # ValueError: a null character in the name
         raise UnreadableError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _path(source: str | os.PathLike[str]) -> Path:
+    """The path that an object stands for, asked once."""
+    try:
+        return Path(os.fsdecode(source))
+    except Exception as error:  # of whoever wrote its `__fspath__`
+        raise UnreadableError(f"the image's path cannot be read: {_one_line(error)}") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _check_pixels(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise MrcnnError(f"{width}x{height} pixels, {_TOO_LARGE}")
 
 
 def _pillow_to_rgb(image: "Image") -> RgbArray:
@@ -140,6 +166,7 @@ def _array_to_rgb(array: NDArray[np.generic], color: str) -> RgbArray:
         )
     if 0 in shape:
         raise MrcnnError(f"the image is empty (got shape {shape})")
+    _check_pixels(shape[1], shape[0])
     pixels = np.ascontiguousarray(array, np.uint8)
     channels = shape[2] if len(shape) == 3 else 1
     if channels == 1:

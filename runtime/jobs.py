@@ -7,12 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mrcnn.errors import MrcnnError
 from mrcnn.runtime.backend import Backend, Batch, Finished, Outputs, Pending
 from mrcnn.runtime.images import ImageLike, to_rgb
 from mrcnn.runtime.preprocess import rescale_boxes
 from mrcnn.runtime.result import Detections
-from mrcnn.runtime.sizes import Size, network_sizes, serving
+from mrcnn.runtime.sizes import Size, check_sides, network_sizes, serving
 
 
 class Picture(NamedTuple):
@@ -33,14 +32,15 @@ class Job:
 
     Attributes:
         alone: there is one image, whose detections or error are the job's.
+        prepared, running: pictures that share a run, with what `Backend.prepare` and `start` gave for it.
+        results: by the image's place; an error is that of its image, or of the run that it was in.
     """
 
     images: Sequence[ImageLike]
     color: str
     alone: bool = False
-    groups: list[list[Picture]] = field(default_factory=list)
-    prepared: list[Any] = field(default_factory=list)
-    running: list[Pending] = field(default_factory=list)
+    prepared: list[tuple[list[Picture], Any]] = field(default_factory=list)
+    running: list[tuple[list[Picture], Pending]] = field(default_factory=list)
     results: dict[int, Detections | Exception] = field(default_factory=dict)
 
 
@@ -60,6 +60,7 @@ class Jobs:
         pixels = self._backend.take(image, color=color)
         if pixels is None:
             pixels = to_rgb(image, color=color)
+        check_sides(*pixels.shape[:2])  # a resize would refuse the whole run
         rule = self._backend.deployment.description.resize
         resized, padded = network_sizes(rule, self._backend.ranges, pixels.shape[:2])
         return Picture(place, pixels, resized, padded)
@@ -74,15 +75,19 @@ class Jobs:
         for place, image in enumerate(job.images):
             try:
                 picture = self.picture(place, image, job.color)
-            except MrcnnError as error:
+            except Exception as error:  # also a bug is of one image alone
                 job.results[place] = error
-                continue
-            groups[picture.padded].append(picture)
+            else:
+                groups[picture.padded].append(picture)
         job.images = ()
         for padded, pictures in groups.items():
             most = serving(self._backend.ranges, padded).most[0]
-            job.groups += [pictures[first : first + most] for first in range(0, len(pictures), most)]
-        job.prepared = [self._prepare(group) for group in job.groups]
+            for first in range(0, len(pictures), most):
+                group = pictures[first : first + most]
+                try:
+                    job.prepared.append((group, self._prepare(group)))
+                except Exception as error:
+                    _fail(job, group, error)
         return job
 
     def start(self, job: Job) -> Job:
@@ -92,16 +97,31 @@ class Jobs:
         left to `finish`, jobs could wait for each other.
         """
         prepared, job.prepared = job.prepared, []
-        for run in prepared[:-1]:
-            job.running.append(Finished(self._backend.start(run).outputs()))
-        if prepared:
-            job.running.append(self._backend.start(prepared[-1]))
+        for number, (group, inputs) in enumerate(prepared, start=1):
+            try:
+                run = self._backend.start(inputs)
+                if number < len(prepared):
+                    run = Finished(run.outputs())
+            except Exception as error:
+                _fail(job, group, error)
+            else:
+                job.running.append((group, run))
         return job
 
     def finish(self, job: Job) -> Detections | list[Detections | Exception]:
         """Waits for the network and gives per image its detections or its error."""
-        for group, run in zip(job.groups, job.running, strict=True):
-            job.results.update(self._detect(group, run.outputs()))
+        # Not a loop over the list: whatever is raised, the job holds no run that was not taken, since an
+        # exception keeps the job, and a run keeps its place.
+        running, job.running = job.running[::-1], []
+        try:
+            while running:
+                group, run = running.pop()
+                try:
+                    job.results.update(self._detect(group, run.outputs()))
+                except Exception as error:
+                    _fail(job, group, error)
+        finally:
+            running.clear()
         results = [job.results[place] for place in sorted(job.results)]
         if not job.alone:
             return results
@@ -140,3 +160,8 @@ class Jobs:
             image_size=size,
             mask_probs=row["masks"][kept] if deployment.mask_size is not None else None,
         )
+
+
+def _fail(job: Job, group: list[Picture], error: Exception) -> None:
+    """The error is the result of each picture that was in the run."""
+    job.results.update((picture.place, error) for picture in group)

@@ -2,6 +2,7 @@
 
 import atexit
 import logging
+import os
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -77,6 +78,11 @@ class Pipeline(Generic[Item, Prepared, Running, Result]):
             MrcnnError: close() was called before.
         """
         return self._line.submit(item)
+
+    @property
+    def works_here(self) -> bool:
+        """Whether the calling thread is one of its own: a stage or a callback, which must not wait."""
+        return self._line.works_here
 
     def close(self) -> None:
         """Refuses further items, and waits for the end of all that were submitted before.
@@ -204,7 +210,7 @@ class _Line:
             self._start()
             self._submitting += 1  # now close() waits for this item
             try:
-                if current_thread() not in self._threads:
+                if not self.works_here:
                     self._changed.wait_for(lambda: self.queue.qsize() < self._waiting)
                 job = _Job(item)
                 self.queue.put(job)
@@ -218,8 +224,12 @@ class _Line:
             self._closed = True
             self._end_queue()
 
+    @property
+    def works_here(self) -> bool:
+        return current_thread() in self._threads
+
     def join(self) -> None:
-        if current_thread() not in self._threads:
+        if not self.works_here:
             for thread in self._threads:
                 if thread.ident is not None:
                     thread.join()
@@ -283,6 +293,10 @@ def _settle(settle: Callable[[Any], None], value: Any) -> None:
 # The lines whose threads run. As daemons these do not keep a program from ending, but they must not be inside
 # the engine while the interpreter takes it down.
 _LINES: set[_Line] = set()
+
+# A forked process has none of the threads.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_LINES.clear)
 
 
 def _finish_all() -> None:

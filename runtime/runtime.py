@@ -1,11 +1,12 @@
 """The one entry: an exported model, ready to find objects in images."""
 
 import os
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
-from threading import Lock
+from threading import Condition, Thread, get_ident
 from types import TracebackType
 from typing import Any, TypeVar, overload
 
@@ -15,11 +16,19 @@ from mrcnn.description import Deployment, ModelDescription
 from mrcnn.errors import MrcnnError
 from mrcnn.runtime.backend import CLOSED, Backend
 from mrcnn.runtime.backend_onnx import OnnxBackend
-from mrcnn.runtime.images import ImageLike
+from mrcnn.runtime.images import MAX_PIXELS, ImageLike
 from mrcnn.runtime.jobs import Job, Jobs, Picture
 from mrcnn.runtime.pipeline import Pipeline, in_order
 from mrcnn.runtime.result import Detections
-from mrcnn.runtime.sizes import InputRange, Size, network_sizes, serving
+from mrcnn.runtime.sizes import (
+    InputRange,
+    Size,
+    checked_image_size,
+    checked_ranges,
+    network_sizes,
+    serving,
+)
+from mrcnn.runtime.sources import check_source, groups
 
 AnyImage = TypeVar("AnyImage", bound=ImageLike)
 
@@ -29,6 +38,11 @@ _MAX_CONTEXTS = 16
 
 # Images between their submission and their result; few, since each may be a large photograph.
 _UNDER_WAY = 8
+
+_IN_CALLBACK = (
+    "{} cannot be called in a callback of infer_async: submit with infer_async there, or hand the result to "
+    "another thread"
+)
 
 
 class Runtime:
@@ -74,11 +88,16 @@ class Runtime:
             raise MrcnnError(f"contexts must be at least 1 and at most {_MAX_CONTEXTS} (got {contexts!r})")
         if not _is_probability(min_score):
             raise MrcnnError(f"min_score must be between 0 and 1 (got {min_score!r})")
+        if ranges is not None:
+            ranges = checked_ranges(ranges)
         backend = _open_backend(Path(path), device=device, threads=threads, contexts=contexts, ranges=ranges)
         self._backend: Backend | None = backend
         self._jobs = Jobs(backend, min_score=min_score)
         self._pipeline: Pipeline[Job, Job, Job, Any] | None = None
-        self._lock = Lock()
+        self._process = os.getpid()
+        # Guards what is above and below, and is notified when a call of `infer` ends.
+        self._changed = Condition()
+        self._inferring: Counter[int] = Counter()  # calls by thread
         self._contexts = contexts
         self.deployment: Deployment = backend.deployment
         self.device: str = backend.device
@@ -103,8 +122,13 @@ class Runtime:
         return dict(getattr(self._opened(), "memory_bytes", {}))
 
     def network_sizes(self, image_size: Size) -> tuple[Size, Size]:
-        """Of an image of (height, width): the size that it is resized to, and that with its padding."""
-        return network_sizes(self.description.resize, self._opened().ranges, image_size)
+        """Of an image of (height, width): the size that it is resized to, and that with its padding.
+
+        Raises:
+            MrcnnError: these are no two sides of an image.
+        """
+        ranges = self._opened().ranges
+        return network_sizes(self.description.resize, ranges, checked_image_size(image_size))
 
     @overload
     def infer(self, image: ImageLike, *, color: str = "bgr") -> Detections: ...
@@ -130,7 +154,8 @@ class Runtime:
             the detections, best score first; for a list, a list in its order.
 
         Raises:
-            MrcnnError: an image is unreadable or of another shape or dtype, or the runtime was closed.
+            MrcnnError: an image is unreadable or of another shape or dtype, the runtime was closed, or this
+                is a callback of one of its futures.
         """
         if isinstance(image, list | tuple):
             return self._infer_list(image, color)
@@ -142,12 +167,17 @@ class Runtime:
         Reading and resizing, the network, and what follows it work on successive images at the same time.
         Waits while many images are under way.
 
+        Callbacks of the future run in the threads that do this work. They may call `infer_async` and `close`;
+        what waits there for another image would wait forever, so `infer` and `stream` are refused.
+
         Returns:
             a future with the detections, or the error that `infer` would have raised.
 
         Raises:
-            MrcnnError: the runtime was closed.
+            MrcnnError: the runtime was closed, or opened before this process was forked; or several images.
         """
+        if isinstance(image, list | tuple):
+            raise MrcnnError("infer_async takes one image: call it for each, or use stream")
         return self._submit([image], color, alone=True)
 
     def stream(
@@ -163,19 +193,22 @@ class Runtime:
                 place and goes on.
 
         Raises:
-            MrcnnError: while iterating, as `infer`.
+            MrcnnError: `source` is a single image or nothing that holds any; while iterating, as `infer`.
         """
+        check_source(source)
         if errors not in ("raise", "return"):
             raise MrcnnError(f"errors must be raise or return (got {errors!r})")
         together = max(entry.least[0] for entry in self._opened().ranges)
+        self._check_process()
         sizes: deque[int] = deque()  # of the groups under way
 
         def submit(group: list[ImageLike]) -> "Future[Any]":
+            self._refuse_callback("stream")
             sizes.append(len(group))
             return self._submit(group, color)
 
         def flattened() -> Iterator[Any]:
-            for found in in_order(submit, _groups(source, together), ahead=_UNDER_WAY):
+            for found in in_order(submit, groups(source, together), ahead=_UNDER_WAY):
                 size = sizes.popleft()
                 for result in [found] * size if isinstance(found, Exception) else found:
                     if isinstance(result, Exception) and (
@@ -187,22 +220,50 @@ class Runtime:
         return flattened()
 
     def warm_up(self, image_size: Size = (480, 640)) -> None:
-        """Makes the next calls as fast as later ones, for images of (height, width): runs on black ones."""
-        image = np.zeros((*image_size, 3), np.uint8)
+        """Makes the next calls as fast as later ones, for images of (height, width): runs on black ones.
+
+        Raises:
+            MrcnnError: as `network_sizes`, for more pixels than an image may have, and as `stream`.
+        """
+        height, width = checked_image_size(image_size)
+        if height * width > MAX_PIXELS:
+            raise MrcnnError(f"an image may have {MAX_PIXELS} pixels at most (got {height}x{width})")
+        image = np.zeros((height, width, 3), np.uint8)
         # An engine's second run of a size is recorded, in each of its contexts, which the stream keeps busy.
         runs = 1 if self.device == "cpu" else 3 * self._contexts
         for _ in self.stream([image] * runs):
             pass
 
     def close(self) -> None:
-        """Frees the model. Calls that are running end normally; later ones are refused."""
-        with self._lock:
+        """Frees the model, after the calls that are running and all that was submitted; refuses later ones.
+
+        Does not wait for them in a callback of a future, nor inside of `infer` in the same thread: there the
+        model is freed when they have ended.
+        """
+        if os.getpid() != self._process:  # what is under way is so in the other process
+            self._backend = self._pipeline = None
+            return
+        with self._changed:
             backend, pipeline = self._backend, self._pipeline
             self._backend = self._pipeline = None
+            inside = self._inferring[get_ident()] > 0
+        if backend is None:
+            return
+        if inside or (pipeline is not None and pipeline.works_here):
+            try:
+                Thread(target=self._free, args=(backend, pipeline), name="mrcnn-close").start()
+            except RuntimeError:  # the program is ending
+                if pipeline is not None:
+                    pipeline.close()
+        else:
+            self._free(backend, pipeline)
+
+    def _free(self, backend: Backend, pipeline: Pipeline[Job, Job, Job, Any] | None) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._inferring.total())
         if pipeline is not None:
             pipeline.close()
-        if backend is not None:
-            backend.close()
+        backend.close()
 
     def __enter__(self) -> "Runtime":
         return self
@@ -218,8 +279,40 @@ class Runtime:
             raise MrcnnError(CLOSED)
         return backend
 
+    @contextmanager
+    def _call(self) -> Iterator[Backend]:
+        """For a call that uses the backend in its own thread: `close` waits for its end."""
+        thread = get_ident()
+        with self._changed:
+            backend = self._opened()
+            self._refuse_callback("infer")
+            self._inferring[thread] += 1
+        try:
+            yield backend
+        finally:
+            with self._changed:
+                self._inferring[thread] -= 1
+                if not self._inferring[thread]:
+                    del self._inferring[thread]
+                self._changed.notify_all()
+
+    def _refuse_callback(self, name: str) -> None:
+        """The pipeline's threads are those that free what `name` would wait for."""
+        pipeline = self._pipeline
+        if pipeline is not None and pipeline.works_here:
+            raise MrcnnError(_IN_CALLBACK.format(name))
+
+    def _check_process(self) -> None:
+        """Raises MrcnnError after a fork, which copies no threads."""
+        if os.getpid() != self._process:
+            raise MrcnnError(
+                "this process was forked from the one that opened the model: open it in here, or start the "
+                "process by 'spawn'"
+            )
+
     def _submit(self, images: Sequence[ImageLike], color: str, *, alone: bool = False) -> "Future[Any]":
-        with self._lock:
+        self._check_process()
+        with self._changed:
             self._opened()
             if self._pipeline is None:
                 jobs = self._jobs
@@ -230,8 +323,12 @@ class Runtime:
         return pipeline.submit(Job(images, color, alone=alone))
 
     def _infer_list(self, images: Sequence[ImageLike], color: str) -> list[Detections]:
+        with self._call() as backend:
+            return self._infer_groups(backend, images, color)
+
+    def _infer_groups(self, backend: Backend, images: Sequence[ImageLike], color: str) -> list[Detections]:
         """Runs images of one network size together, as soon as a batch of them is full."""
-        backend, jobs = self._opened(), self._jobs
+        jobs = self._jobs
         results: dict[int, Detections] = {}
         waiting: defaultdict[Size, list[Picture]] = defaultdict(list)
         for index, image in enumerate(images):
@@ -248,25 +345,6 @@ class Runtime:
         for group in waiting.values():
             results.update(jobs.run(group))
         return [results[index] for index in range(len(images))]
-
-
-def _groups(source: Iterable[ImageLike], size: int) -> Iterator[list[ImageLike]]:
-    """Lists of `size` images, the last one shorter; also where the source fails, which is raised after it."""
-    images, failure = iter(source), None
-    more = True
-    while more:
-        group: list[ImageLike] = []
-        try:
-            while len(group) < size:
-                group.append(next(images))
-        except StopIteration:
-            more = False
-        except Exception as error:
-            more, failure = False, error
-        if group:
-            yield group
-    if failure is not None:
-        raise failure
 
 
 def _is_probability(value: object) -> bool:
@@ -288,6 +366,8 @@ def _open_backend(
             raise MrcnnError(
                 f"{path}: an engine runs on a GPU: for the CPU open the .onnx file it was built from"
             )
+        if ranges is not None:
+            raise MrcnnError(f"{path}: an engine has ranges of its own: leave out `ranges`")
         from mrcnn.runtime.engine.backend import EngineBackend
 
         return EngineBackend(path, contexts=contexts)

@@ -1,12 +1,16 @@
 """Which size an image gets in the network."""
 
+import operator
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mrcnn.description import LARGEST_SIDE, Deployment, ResizeRule
 from mrcnn.errors import MrcnnError
 
 Size = tuple[int, int]
+
+# Of an image, before it is resized; what the resize on the GPU computes with holds no more.
+MAX_SIDE = 1 << 24
 
 
 class InputRange(NamedTuple):
@@ -19,6 +23,75 @@ class InputRange(NamedTuple):
     def fixed_size(self) -> Size | None:
         """(height, width) where there is only one."""
         return self.most[1:] if self.least[1:] == self.most[1:] else None
+
+
+def check_sides(height: int, width: int) -> None:
+    """Raises MrcnnError unless an image of this size can be resized."""
+    if not 1 <= min(height, width) <= max(height, width) <= MAX_SIDE:
+        raise MrcnnError(
+            f"an image must be 1 to {MAX_SIDE} pixels high and wide (got {_shown(height)}x{_shown(width)})"
+        )
+
+
+def checked_image_size(size: Any) -> Size:
+    """(height, width) as a caller gave it.
+
+    Raises:
+        MrcnnError: it is no such pair of whole numbers.
+    """
+    try:
+        height, width = map(operator.index, size)
+    except (TypeError, ValueError) as error:
+        raise MrcnnError(
+            f"an image's size must be (height, width) in whole pixels (got {_shown(size)})"
+        ) from error
+    check_sides(height, width)
+    return height, width
+
+
+def checked_ranges(ranges: Any) -> tuple[InputRange, ...]:
+    """Ranges as a caller gave them.
+
+    Raises:
+        MrcnnError: there is none, or one is no pair of (batch, height, width), the lesser first.
+    """
+    if isinstance(ranges, InputRange):
+        raise MrcnnError("ranges must be a list of ranges, not a single one")
+    try:
+        checked = tuple(_checked_range(entry) for entry in ranges)
+    except (TypeError, ValueError) as error:
+        raise MrcnnError(
+            "ranges must be a list of pairs (least, most), each (batch, height, width) in whole numbers "
+            f"(got {_shown(ranges)})"
+        ) from error
+    if not checked:
+        raise MrcnnError("ranges must hold at least one range: leave it out to run at any size")
+    return checked
+
+
+def _checked_range(entry: Any) -> InputRange:
+    least, most = entry
+    (batch, *low), (most_batch, *high) = (tuple(map(operator.index, sizes)) for sizes in (least, most))
+    (height, width), (most_height, most_width) = low, high
+    if not (
+        1 <= batch <= most_batch
+        and 1 <= height <= most_height <= LARGEST_SIDE
+        and 1 <= width <= most_width <= LARGEST_SIDE
+    ):
+        raise MrcnnError(
+            f"a range must reach from at least 1 to at most {LARGEST_SIDE} pixels, the least first "
+            f"(got {_shown(entry)})"
+        )
+    return InputRange((batch, height, width), (most_batch, most_height, most_width))
+
+
+def _shown(value: object) -> str:
+    """What somebody gave, in one short line."""
+    try:
+        line = " ".join(repr(value).split())
+    except Exception:  # any object's, or a number of thousands of digits
+        return type(value).__name__
+    return line if len(line) <= 100 else f"{line[:100]}…"
 
 
 def graph_range(deployment: Deployment, *, most_images: int) -> InputRange:

@@ -18,6 +18,7 @@ import pytest
 
 from mrcnn import __version__
 from mrcnn.cli import COMMANDS
+from mrcnn.errors import EXTRAS, install_command
 from mrcnn.plugins import build, toolchain
 from tests.conftest import REPOSITORY
 
@@ -254,14 +255,48 @@ def test_every_help_works_without_the_heavy_packages() -> None:
         assert f"\n  mrcnn {name} " in result.stdout, "an example of its use"
 
 
-def test_a_missing_package_is_one_line_that_names_the_extra() -> None:
+def test_a_missing_package_is_one_line_that_says_what_to_install() -> None:
     code = BLOCKER.format(names=("torch",)) + (
         "import sys\nfrom mrcnn.cli import main\nsys.exit(main(['export', 'none.pth', '--onnx-only']))"
     )
     result = python(code)
     assert result.returncode == 3
     assert result.stderr.count("\n") == 1
-    assert "pip install 'mrcnn[export]'" in result.stderr
+    assert result.stderr.endswith(f"is not installed: {install_command('export')}\n")
+
+
+def test_remedies_name_the_packages_of_the_extras() -> None:
+    """The table in `mrcnn.errors` against pyproject.toml, which Python 3.10 cannot parse by itself."""
+    text = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
+    lists = dict(
+        re.findall(r"^(\w+) = (\[.*?\]\n)", text.partition("[project.optional-dependencies]")[2], re.M | re.S)
+    )
+
+    def packages(extra: str) -> list[str]:
+        entries = re.findall(r'"([^"]+)"', re.sub(r"#.*", "", lists[extra]))
+        found = []
+        for entry in entries:
+            inner = re.fullmatch(r"mrcnn\[(\w+)\]", entry)
+            found += packages(inner[1]) if inner else re.findall(r"^[\w-]+", entry)
+        return found
+
+    assert {extra: tuple(packages(extra)) for extra in EXTRAS} == EXTRAS
+    assert install_command("gpu") == "pip install onnxruntime-gpu"
+
+
+def test_no_remedy_installs_another_project() -> None:
+    """On PyPI `mrcnn` is somebody else's."""
+    wrong = re.compile(r"""install\b[^\n`]*['" ]mrcnn(\[|==|['"`\n]|$)""")
+    paths = [
+        path for name in ("mrcnn", *PACKAGES, "docs") for path in (REPOSITORY / name).rglob("*.[pm][yd]")
+    ]
+    found = [
+        f"{path}: {line}"
+        for path in (*paths, REPOSITORY / "README.md")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if wrong.search(line)
+    ]
+    assert not found
 
 
 # package -> what its modules may import of this project, and which packages they must not touch

@@ -6,6 +6,7 @@ from typing import Literal
 
 from mrcnn import __version__
 from mrcnn.diagnosis.machine import Found, Library, Machine
+from mrcnn.diagnosis.packages import distribution
 from mrcnn.diagnosis.row import Row, dotted, numbers
 from mrcnn.plugins.toolchain import AGAIN, MINIMUM_CMAKE, MINIMUM_TENSORRT
 
@@ -54,8 +55,12 @@ def headers(machine: Machine) -> Row:
     if found is None and root is not None:
         do = "set it to a folder with NvInfer.h or include/NvInfer.h, or unset it"
         return Row(name, "problem", f"no NvInfer.h in TENSORRT_ROOT={root}", do)
-    release = dotted(numbers(machine.packages.get("tensorrt", ""))[:2] or MINIMUM_TENSORRT)
-    clone = f"git clone --depth 1 --branch release/{release} https://github.com/NVIDIA/TensorRT"
+    installed = distribution(machine, "tensorrt")
+    release = dotted(numbers(installed[1])[:2]) if installed else ""
+    branch = f"release/{release or 'X.Y'}"
+    clone = f"git clone --depth 1 --branch {branch} https://github.com/NVIDIA/TensorRT"
+    if not release:
+        clone += " (X.Y as in TensorRT's version, 10.3 or newer)"
     do = (
         f"apt install libnvinfer-headers-dev from NVIDIA's repository, or {clone} and set TENSORRT_ROOT "
         f"to it; then {AGAIN}"

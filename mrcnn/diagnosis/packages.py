@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from mrcnn.diagnosis.machine import MODULES, Machine
 from mrcnn.diagnosis.row import NO_GPU, Row, dotted, numbers
+from mrcnn.errors import FORCE_ONNXRUNTIME_GPU, install_command
 from mrcnn.plugins.toolchain import MINIMUM_TENSORRT
 
 REQUIRED = ("numpy", "opencv-python-headless", "pillow", "tqdm")
@@ -12,7 +13,7 @@ EXPORT = ("torchvision", "onnx", "onnxscript", "pycocotools")
 # Wheels that PyPI does not have for this board.
 JETSON_WHEELS = "https://pypi.jetson-ai-lab.io"
 
-_TO_EXPORT = "to train and export: pip install 'mrcnn[export]'"
+_TO_EXPORT = f"to train and export: {install_command('export')}"
 
 
 def required(machine: Machine) -> Row:
@@ -41,12 +42,8 @@ def onnxruntime(machine: Machine) -> Row:
     detail = f"{_versions(machine, ['onnxruntime'])}; providers {providers}"
     if not machine.driver.gpus or "CUDAExecutionProvider" in found.providers:
         return Row(name, "ok", detail)
-    if machine.jetson:
-        do = f"onnxruntime-gpu for your JetPack from {JETSON_WHEELS}"
-    else:
-        # Both distributions install the same files; the one that comes last wins.
-        do = "pip install 'mrcnn[gpu]', then pip install --force-reinstall --no-deps onnxruntime-gpu"
-    return Row(name, "missing", f"{detail}, not CUDA", do)
+    jetson = f"onnxruntime-gpu for your JetPack from {JETSON_WHEELS}"
+    return Row(name, "missing", f"{detail}, not CUDA", jetson if machine.jetson else FORCE_ONNXRUNTIME_GPU)
 
 
 def torch(machine: Machine) -> Row:
@@ -78,7 +75,7 @@ def _torch_for(machine: Machine) -> str:
 
 def tensorrt(machine: Machine) -> Row:
     """The full TensorRT, which builds engines; it is never imported, since that needs a driver."""
-    name, found = "TensorRT", _distribution(machine, "tensorrt")
+    name, found = "TensorRT", distribution(machine, "tensorrt")
     if found is not None and "tensorrt" not in machine.modules:
         again = f"pip install --force-reinstall {found[0]}"
         return Row(name, "problem", f"{found[1]} installed, but no module tensorrt", again)
@@ -92,25 +89,25 @@ def tensorrt(machine: Machine) -> Row:
         return Row(name, "missing", "not found by this Python", do)
     if not machine.driver.gpus:
         return Row(name, "missing", "not installed", NO_GPU)
-    return Row(name, "missing", "not installed", f"pip install {_tensorrt_for(machine, 'tensorrt')}")
+    return Row(name, "missing", "not installed", _install_tensorrt(machine))
 
 
 def tensorrt_lean(machine: Machine) -> Row:
     """The lean TensorRT, which only runs engines."""
-    name, found = "TensorRT lean", _distribution(machine, "tensorrt_lean")
+    name, found = "TensorRT lean", distribution(machine, "tensorrt_lean")
     if "tensorrt_lean" in machine.modules:
         return Row(name, "ok", found[1] if found else "of unknown version")
     if not machine.driver.gpus:
         return Row(name, "missing", "not installed", NO_GPU)
-    do = "only to run version-compatible engines without the full TensorRT: pip install "
-    return Row(name, "missing", "not installed", do + _tensorrt_for(machine, "tensorrt-lean"))
+    package = "tensorrt-lean-cu12" if _old_cuda(machine) else "tensorrt-lean"
+    do = f"only to run version-compatible engines without the full TensorRT: pip install {package}"
+    return Row(name, "missing", "not installed", do)
 
 
 def cuda_python(machine: Machine) -> Row:
     """NVIDIA's cuda-python, by which the runtime reaches the GPU."""
-    name, found, cuda = "cuda-python", _distribution(machine, "cuda.bindings"), machine.driver.cuda
-    old = cuda is not None and cuda < (13, 0)
-    do = "pip install 'cuda-python>=12.9.1,<13'" if old else "pip install 'cuda-python>=12.9.1'"
+    name, found, cuda = "cuda-python", distribution(machine, "cuda.bindings"), machine.driver.cuda
+    do = f"pip install 'cuda-python>=12.9.1{',<13' if _old_cuda(machine) else ''}'"
     if found is None or "cuda.bindings" not in machine.modules:
         return Row(name, "missing", "not installed", do if machine.driver.gpus else NO_GPU)
     if cuda is not None and numbers(found[1])[:1] > cuda[:1]:
@@ -119,19 +116,22 @@ def cuda_python(machine: Machine) -> Row:
     return Row(name, "ok", found[1])
 
 
-def _tensorrt_for(machine: Machine, name: str) -> str:
-    """What to install for this machine's driver: without a suffix it is the newest CUDA's."""
-    old = machine.driver.cuda is not None and machine.driver.cuda < (13, 0)
-    if name == "tensorrt":
-        return "'tensorrt-cu12>=10.3' 'cuda-python>=12.9.1,<13'" if old else "'mrcnn[tensorrt]'"
-    return f"{name}-cu12" if old else name
+def _install_tensorrt(machine: Machine) -> str:
+    """For this machine's driver: a package without a suffix is for the newest CUDA."""
+    if _old_cuda(machine):
+        return "pip install 'tensorrt-cu12>=10.3' 'cuda-python>=12.9.1,<13'"
+    return install_command("tensorrt")
+
+
+def _old_cuda(machine: Machine) -> bool:
+    return machine.driver.cuda is not None and machine.driver.cuda < (13, 0)
 
 
 def _absent(machine: Machine, names: Sequence[str]) -> list[str]:
     return [name for name in names if MODULES[name] not in machine.modules]
 
 
-def _distribution(machine: Machine, module: str) -> tuple[str, str] | None:
+def distribution(machine: Machine, module: str) -> tuple[str, str] | None:
     """Name and version of the first installed distribution of a module."""
     return next(((name, machine.packages[name]) for name in _candidates(machine, module)), None)
 

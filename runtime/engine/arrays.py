@@ -1,6 +1,7 @@
 """Images that lie in the GPU's memory already, from whatever library: found without importing it."""
 
 import ctypes
+import operator
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mrcnn.errors import MrcnnError
+from mrcnn.runtime.sizes import check_sides
 
 __all__ = ["DeviceImage", "device_image"]
 
@@ -19,6 +21,8 @@ _LEGACY_STREAM = 1
 
 # Of DLPack's device types. What is pinned on the host is read like any other memory of the host.
 _CPU, _CUDA, _CUDA_HOST, _CUDA_MANAGED = 1, 2, 3, 13
+_MOST_DIMENSIONS = 64  # of what is worth a look at its shape
+_MOST_PITCH = 2**31 - 1  # that the resize takes
 _TYPE_NAMES = {0: "int", 1: "uint", 2: "float", 4: "bfloat", 5: "complex", 6: "bool"}
 
 
@@ -70,7 +74,8 @@ def device_image(image: object, *, index: int = 0) -> DeviceImage | None:
         return None
     interface = _ask(image, "__cuda_array_interface__")
     says_stream = isinstance(interface, dict) and "stream" in interface
-    if not says_stream and hasattr(image, "__dlpack__") and hasattr(image, "__dlpack_device__"):
+    dlpack = ("__dlpack__", "__dlpack_device__")
+    if not says_stream and all(_ask(image, name) is not None for name in dlpack):
         found = _from_dlpack(image, index)
         if found is not None or interface is None:
             return found
@@ -89,7 +94,24 @@ def _unreadable(error: Exception) -> MrcnnError:
     return MrcnnError(f"the image on the GPU cannot be read: {line}")
 
 
+def _number(value: Any, *, least: int = -(2**63), most: int = 2**64 - 1) -> int:
+    """A whole number; what is none, or does not fit, raises TypeError or ValueError."""
+    number = operator.index(value)
+    if not least <= number <= most:
+        raise ValueError("a number in its description is out of range")
+    return number
+
+
+def _check_address(address: int, size: int) -> None:
+    if address == 0:
+        raise MrcnnError("the image on the GPU cannot be read: it has no address")
+    if address + size > 2**64:
+        raise MrcnnError("the image on the GPU cannot be read: it does not fit behind its address")
+
+
 def _check_index(index: object, wanted: int) -> None:
+    if type(index) is int and abs(index) >= 2**31:
+        raise MrcnnError("the image on the GPU cannot be read: there is no such GPU as it tells")
     if type(index) is int and index != wanted:
         raise MrcnnError(f"the image is on GPU {index}, the model on GPU {wanted}: move one of them")
 
@@ -108,6 +130,7 @@ def _pitch(shape: Sequence[int], strides: Sequence[int] | None, dtype: str) -> i
     height, width, _ = shape
     if height < 1 or width < 1:
         raise MrcnnError(f"the image is empty (got shape {tuple(shape)})")
+    check_sides(height, width)
     if strides is None:
         return 3 * width
     row, pixel, channel = strides
@@ -115,28 +138,30 @@ def _pitch(shape: Sequence[int], strides: Sequence[int] | None, dtype: str) -> i
     pitch = row if height > 1 else 3 * width
     if channel != 1 or (pixel != 3 and width > 1) or pitch < 3 * width:
         raise MrcnnError(f"{_EXPECTED} (got the strides {tuple(strides)}): make it contiguous")
+    if pitch > _MOST_PITCH:
+        raise MrcnnError(f"the rows of the image on the GPU are {pitch} bytes apart: make it contiguous")
     return pitch
 
 
 def _from_interface(image: Any, interface: Any, index: int) -> DeviceImage:
     try:
-        shape = [int(size) for size in interface["shape"]]
+        shape = [_number(size) for size in interface["shape"]]
         strides = interface.get("strides")
         if strides is not None:
-            strides = [int(stride) for _, stride in zip(shape, strides, strict=True)]
-        address, dtype = int(interface["data"][0]), np.dtype(interface["typestr"]).name
+            strides = [_number(stride) for _, stride in zip(shape, strides, strict=True)]
+        address, dtype = _number(interface["data"][0], least=0), np.dtype(interface["typestr"]).name
         stream = interface.get("stream")
-        stream = None if stream is None else int(stream)
+        stream = None if stream is None else _number(stream, least=0)
+        masked = interface.get("mask") is not None
     except Exception as error:  # it is whatever a library made of the protocol
         raise _unreadable(error) from error
     device = _ask(image, "device")
-    _check_index(getattr(device, "index", None), index)  # PyTorch's
-    _check_index(getattr(device, "id", None), index)  # CuPy's
+    _check_index(_ask(device, "index"), index)  # PyTorch's
+    _check_index(_ask(device, "id"), index)  # CuPy's
     pitch = _pitch(shape, strides, dtype)
-    if interface.get("mask") is not None:
+    if masked:
         raise MrcnnError(f"{_EXPECTED} (got one with a mask)")
-    if address == 0:
-        raise MrcnnError("the image on the GPU cannot be read: it has no address")
+    _check_address(address, (shape[0] - 1) * pitch + 3 * shape[1])
     if stream == 0:  # the protocol forbids it, since it may be either default stream
         raise MrcnnError("the image on the GPU cannot be read: its __cuda_array_interface__ has the stream 0")
     return DeviceImage(
@@ -146,7 +171,7 @@ def _from_interface(image: Any, interface: Any, index: int) -> DeviceImage:
 
 def _from_dlpack(image: Any, index: int) -> DeviceImage | None:
     try:
-        kind, number = (int(part) for part in image.__dlpack_device__())
+        kind, number = (_number(part, least=-(2**31), most=2**31 - 1) for part in image.__dlpack_device__())
     except Exception as error:  # any library's
         raise _unreadable(error) from error
     if kind in (_CPU, _CUDA_HOST):
@@ -164,7 +189,16 @@ def _from_dlpack(image: Any, index: int) -> DeviceImage | None:
     except Exception as error:  # any library's
         raise _unreadable(error) from error
     layout = tensor.layout()
+    # Managed memory may be called the GPU's own, and the other way round.
+    if layout.kind not in (_CUDA, _CUDA_MANAGED) or (
+        layout.kind == kind == _CUDA and layout.number != number
+    ):
+        raise MrcnnError(
+            "the image on the GPU cannot be read: its __dlpack_device__ tells another device "
+            f"({kind}, {number}) than its __dlpack__ ({layout.kind}, {layout.number})"
+        )
     pitch = _pitch(layout.shape, layout.strides, layout.dtype)
+    _check_address(layout.address, (layout.shape[0] - 1) * pitch + 3 * layout.shape[1])
     return DeviceImage(
         address=layout.address,
         height=layout.shape[0],
@@ -236,12 +270,14 @@ _set_name.argtypes, _set_name.restype = (ctypes.py_object, ctypes.c_char_p), cty
 
 
 class _Layout(NamedTuple):
-    """A tensor's place and form; strides in elements, None where it has no gaps."""
+    """A tensor's place, form and device; strides in elements, None where it has no gaps."""
 
     address: int
     shape: list[int]
     strides: list[int] | None
     dtype: str
+    kind: int
+    number: int
 
 
 class _Tensor:
@@ -270,20 +306,25 @@ class _Tensor:
         """Where the tensor lies and how.
 
         Raises:
-            MrcnnError: the library speaks a later DLPack, which may have put it elsewhere in its structure.
+            MrcnnError: there is no shape, or the library speaks a later DLPack, which may have put it
+                elsewhere in its structure.
         """
         if isinstance(self._managed, _ManagedVersioned) and self._managed.major != 1:
             version = f"{self._managed.major}.{self._managed.minor}"
             raise MrcnnError(f"the image on the GPU cannot be read: it is of DLPack {version}, not 1")
         tensor: _DLTensor = self._managed.tensor
+        if not 0 <= tensor.ndim <= _MOST_DIMENSIONS or (tensor.ndim and not tensor.shape):
+            raise MrcnnError("the image on the GPU cannot be read: its __dlpack__ gives no shape")
         kind = tensor.dtype
         dtype = _TYPE_NAMES.get(kind.code, f"type {kind.code} of bits ") + str(kind.bits)
         dtype += f" x {kind.lanes}" if kind.lanes != 1 else ""
         return _Layout(
-            address=(tensor.data or 0) + tensor.byte_offset,
+            address=tensor.data + tensor.byte_offset if tensor.data else 0,
             shape=tensor.shape[: tensor.ndim] if tensor.ndim else [],
             strides=tensor.strides[: tensor.ndim] if tensor.strides else None,
             dtype=dtype,
+            kind=tensor.device.type,
+            number=tensor.device.id,
         )
 
     def __del__(self) -> None:

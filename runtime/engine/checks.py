@@ -12,8 +12,9 @@ import stat
 from pathlib import Path
 
 from mrcnn.errors import MissingRequirementError, MrcnnError
+from mrcnn.files import read_regular
 from mrcnn.plugins.toolchain import AGAIN, ToolError, probe
-from mrcnn.sidecar import HEAD_BYTES, Sidecar, head_sha256, sidecar_path
+from mrcnn.sidecar import HEAD_BYTES, LARGEST_SIDECAR, Sidecar, head_sha256, sidecar_path
 
 SUFFIX = ".engine"
 
@@ -36,14 +37,12 @@ def read_sidecar(engine: Path) -> Sidecar:
     _size(engine)
     path = sidecar_path(engine)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_regular(path, most_bytes=LARGEST_SIDECAR).decode()
     except FileNotFoundError:
         raise MrcnnError(
             f"{engine}: {path.name} is missing beside it: copy it along, it is written with the engine"
         ) from None
-    except OSError as error:
-        raise MrcnnError(f"{path}: {error.strerror or error}") from error
-    except ValueError as error:
+    except UnicodeDecodeError as error:
         raise MrcnnError(f"{path}: not a text: copy it again from where the engine was built") from error
     try:
         return Sidecar.from_json(text)
@@ -123,7 +122,7 @@ def check_machine(
         )
     raise MissingRequirementError(
         f"{engine}: built with the plugins of mrcnn {sidecar.plugins}, here are those of {plugins}: "
-        f"pip install 'mrcnn=={sidecar.plugins}', or {_REBUILD}"
+        f"install that version of it, or {_REBUILD}"
     )
 
 
@@ -176,7 +175,7 @@ def _check_tensorrt(engine: Path, sidecar: Sidecar, tensorrt: str) -> None:
 
 def _numbers(version: str) -> tuple[int, ...]:
     """The first four: "10.13.3.9.post1" → (10, 13, 3, 9)."""
-    found = re.match(r"\d+(\.\d+){0,3}", version)
+    found = re.match(r"\d{1,9}(\.\d{1,9}){0,3}", version)
     return tuple(map(int, found[0].split("."))) if found else ()
 
 

@@ -7,13 +7,13 @@ from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
-from mrcnn.errors import MissingRequirementError, MrcnnError
+from mrcnn.errors import MissingRequirementError, MrcnnError, install_command
 from mrcnn.runtime.engine.device import DeviceError
 
 __all__ = ["Cuda", "open_cuda"]
 
 _INSTALL = (
-    "pip install 'mrcnn[tensorrt]', and where the driver is for CUDA 12, as on JetPack 6, "
+    f"{install_command('engine')}, and where the driver is for CUDA 12, as on JetPack 6, "
     "'cuda-python>=12.9.1,<13'"
 )
 _WITHOUT = "or run the .onnx file, which needs no GPU"

@@ -6,14 +6,14 @@ from collections import deque
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mrcnn.errors import MissingRequirementError
+from mrcnn.errors import MissingRequirementError, install_command
 from mrcnn.plugins.toolchain import AGAIN
 
 # The ops of the domain `mrcnn` that a plan may hold as plugins, in the registry's namespace of the same name.
 PLUGINS = ("MrcnnRoIAlign", "MrcnnNMS")
 NAMESPACE = "mrcnn"
 
-_INSTALL = "pip install 'mrcnn[tensorrt]', on a Jetson: sudo apt install python3-libnvinfer"
+_INSTALL = f"{install_command('tensorrt')}, on a Jetson: sudo apt install python3-libnvinfer"
 _MOST_LINES = 64
 _MOST_CHARACTERS = 300  # of TensorRT's message that become part of ours
 

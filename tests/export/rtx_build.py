@@ -33,6 +33,7 @@ def main() -> int:
     parser.add_argument("--workspace", type=int, default=1024)
     parser.add_argument("--interrupt", action="store_true")
     args = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a program in the background ignores it
     model = onnx.load(args.model)
     for gpu in args.gpu or ["SM89"]:
         print(json.dumps(answer(gpu, model, args)), flush=True)

@@ -47,9 +47,9 @@ def test_without_tensorrt_the_onnx_file_is_there_and_one_command_builds_the_engi
                 "--workspace",
                 "512",
                 "--images",
-                "my photos",
+                "a b.png",
             ],
-            "--opt-shape 96x96 --max-shape 4x96x160 --workspace 512 --images 'my photos'",
+            "--opt-shape 96x96 --max-shape 4x96x160 --workspace 512 --images 'a b.png'",
         ),
     ],
 )
@@ -57,9 +57,12 @@ def test_that_command_has_the_options_for_the_engine(
     compact_onnx: Path,
     options: list[str],
     command: str,
+    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a b.png").touch()
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     assert main(["export", str(compact_onnx), *options]) == 3
     last = capsys.readouterr().err.splitlines()[-1]

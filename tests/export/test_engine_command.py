@@ -1,11 +1,13 @@
 """`mrcnn export` to an engine, and the engine in the runtime, on a simulated TensorRT and GPU."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -13,6 +15,8 @@ import pytest
 
 from mrcnn.cli import main
 from mrcnn.errors import MrcnnError
+from mrcnn.export.verify import draw_images
+from mrcnn.plugins import toolchain
 from mrcnn.runtime import Runtime
 from mrcnn.sidecar import Profile, Sidecar
 from tests.conftest import REPOSITORY
@@ -200,6 +204,139 @@ def test_a_timing_cache_is_used_and_grows(model: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--images", "nowhere"], "nowhere: no such file or folder"),
+        (["--images", "{folder}"], "no pictures in this folder"),
+        (["--timing-cache", "{model}"], "--timing-cache and the model would be one file"),
+        (["--json", "{model}"], "--json and the model would be one file"),
+        (["--json", "{engine}"], "--json and the engine would be one file"),
+        (["--json", "{folder}"], "it is a folder"),
+        (["--timing-cache", "{folder}"], "it is a folder"),
+        (["--timing-cache", "/dev/zero"], "not a regular file"),
+        (["--output", "{model}"], "model.onnx is not a folder"),
+        (["--batch", "0"], "batch must be in 1…1024"),
+        (["--batch", "5000"], "batch must be in 1…1024"),
+        (["--shape", "0x0"], "multiples of 32"),
+        (["--max-shape", "16x16", "--opt-shape", "16x16"], "multiples of 32"),
+    ],
+)
+def test_what_would_fail_after_the_build_is_told_before(
+    trt: SimulatedBuilding,
+    model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    words: str,
+) -> None:
+    (tmp_path / "empty").mkdir()
+    before = model.read_bytes()
+    names = {"model": model, "engine": model.with_suffix(".engine"), "folder": tmp_path / "empty"}
+    assert main(["export", str(model), *(a.format(**names) for a in arguments)]) == 2
+    assert words in capsys.readouterr().err.splitlines()[-1]
+    assert trt.configs == []
+    assert model.read_bytes() == before
+    assert files(model.parent) == {"model.onnx"}
+
+
+def test_a_folder_in_the_place_of_the_engine(trt: SimulatedBuilding, model: Path) -> None:
+    model.with_suffix(".engine").mkdir()
+    assert main(["export", str(model)]) == 2
+    assert trt.configs == []
+    assert files(model.parent) == {"model.onnx", "model.engine"}
+
+
+@pytest.mark.usefixtures("trt")
+def test_a_pipe_in_the_place_of_the_description_is_built_over_or_refused(model: Path) -> None:
+    os.mkfifo(model.with_name("model.engine.json"))
+    assert main(["export", str(model), "--no-verify"]) == 2
+
+
+@pytest.mark.usefixtures("trt")
+def test_an_unreadable_picture_is_no_difference(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "-pictures"
+    folder.mkdir()
+    draw_images(folder)
+    (folder / "broken.png").write_text("hello")
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", str(model), "--images=-pictures"]) == 0
+    assert json.loads(model.with_name("model.parity.onnx.json").read_text())["skipped"]
+
+
+@pytest.mark.usefixtures("trt")
+def test_a_range_below_the_resize_rule_is_compared_on_the_same_input(model: Path) -> None:
+    assert main(["export", str(model), "--opt-shape", "64x64", "--max-shape", "64x64"]) == 0
+
+
+@pytest.mark.usefixtures("trt")
+def test_finding_nothing_in_drawn_shapes_is_no_difference(
+    compact_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blind = ["--score-threshold", "0.99", "--output", str(tmp_path / "blind"), *SMALL]
+    assert main(["export", str(compact_file), *blind]) == 0
+    assert "not compared: nothing is found in drawn shapes" in capsys.readouterr().out
+
+
+def test_an_engine_is_not_exported(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(model.with_suffix(".engine"))]) == 2
+    assert "an engine already: give the .onnx file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("CUDA initialization failure"), TypeError("factory returned nullptr")]
+)
+def test_what_tensorrt_raises_is_one_line(
+    trt: SimulatedBuilding, model: Path, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    def raising(*_: object) -> None:
+        raise error
+
+    trt.Builder = raising
+    assert main(["export", str(model)]) == 2
+    assert f"TensorRT 10.13.3.9 fails: {error}" in capsys.readouterr().err
+    assert files(model.parent) == {"model.onnx"}
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            OSError("libcublas.so.12: cannot open"),
+            "is installed here and does not load (libcublas.so.12: cannot",
+        ),
+        (RuntimeError("no CUDA"), "is installed here and does not load (no CUDA)"),
+    ],
+)
+def test_a_tensorrt_that_does_not_load(
+    model: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    words: str,
+) -> None:
+    def raising(_: str) -> None:
+        raise error
+
+    monkeypatch.setattr("mrcnn.export.build.importlib", SimpleNamespace(import_module=raising))
+    assert main(["export", str(model)]) == 3
+    assert words in capsys.readouterr().err
+
+
+def test_a_driver_that_does_not_answer(
+    trt: SimulatedBuilding, model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hanging(*_: object) -> None:
+        raise toolchain.ToolError("it does not answer within 10 s")
+
+    monkeypatch.setattr(toolchain, "probe", hanging)
+    assert main(["export", str(model)]) == 3
+    assert "the NVIDIA driver does not answer (it does not answer within 10 s)" in capsys.readouterr().err
+    assert trt.configs == []
+
+
+@pytest.mark.parametrize(
     ("kind", "words"),
     [
         ("parse", "cannot import node '"),
@@ -291,11 +428,11 @@ def test_an_onnx_file_needs_neither_torch_nor_onnxscript(model: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("onnx", "the package onnx is not installed: pip install 'mrcnn[engine]'"),
-        ("scipy", "the package scipy is not installed: pip install 'mrcnn[engine]'"),
+        ("onnx", "the package onnx is not installed: pip install onnx cuda-python"),
+        ("scipy", "the package scipy is not installed: pip install onnx cuda-python"),
         (
             "cuda",
-            "the package cuda-python is not installed: pip install 'mrcnn[engine]', 'cuda-python>=12.9.1",
+            "the package cuda-python is not installed: pip install onnx cuda-python scipy",
         ),
     ],
 )
@@ -320,7 +457,9 @@ def test_a_missing_package_is_told_before_the_build(
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_build_leaves_nothing(model: Path, tmp_path: Path, number: signal.Signals) -> None:
     code = STAND_IN + (
-        "import os, threading, time\n"
+        "import os, signal, threading, time\n"
+        # A program that was started in the background ignores it.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "trt.steps = 1000\n"
         "from mrcnn.export.progress import Progress\n"
         "def part(self, title, done, of):\n"

@@ -140,3 +140,11 @@ def test_labels_count_the_background() -> None:
     assert DESCRIPTION.num_classes == 2
     assert DESCRIPTION.has_masks
     assert not replace(DESCRIPTION, architecture="fasterrcnn_resnet50_fpn").has_masks
+
+
+def test_a_number_that_no_float_can_hold_is_one_line() -> None:
+    plain = ModelDescription(
+        architecture="maskrcnn_resnet50_fpn", class_names=("__background__", "a")
+    ).to_dict()
+    with pytest.raises(MrcnnError, match="width: expected a number of sensible size"):
+        ModelDescription.from_dict({**plain, "width": 10**400})

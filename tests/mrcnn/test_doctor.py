@@ -16,6 +16,7 @@ from mrcnn.cli import main
 from mrcnn.diagnosis import gpu, machine, native, packages
 from mrcnn.diagnosis.machine import Driver, Found, Gpu, Library, Machine, OnnxRuntime
 from mrcnn.diagnosis.row import Row
+from mrcnn.errors import install_command
 from mrcnn.plugins.toolchain import Tool
 
 H100 = Gpu("NVIDIA H100", (9, 0), 85.0)
@@ -41,7 +42,7 @@ DESKTOP = Machine(
     plugins=Library(Path("libmrcnn_plugins.so"), f"{CUDA_INFO}, TensorRT 10.13"),
 )
 NO_DRIVER = Driver()
-# A laptop without a GPU, with what `pip install mrcnn` brings.
+# A laptop without a GPU, with what `pip install .` brings.
 LAPTOP = replace(
     DESKTOP,
     modules=frozenset({"numpy", "cv2", "PIL", "tqdm", "onnxruntime"}),
@@ -193,13 +194,13 @@ def test_packages() -> None:
     without = replace(LAPTOP, modules=LAPTOP.modules - {"cv2"})
     assert packages.required(without).state == "problem"
     assert packages.required(without).do == "pip install opencv-python-headless"
-    assert packages.export(LAPTOP).do == "to train and export: pip install 'mrcnn[export]'"
+    assert packages.export(LAPTOP).do == f"to train and export: {install_command('export')}"
     broken = replace(LAPTOP, onnxruntime=OnnxRuntime(error="ImportError: libfoo"))
     assert packages.onnxruntime(broken).do == "pip install --force-reinstall onnxruntime"
     assert packages.onnxruntime(replace(broken, modules=frozenset())).do == "pip install onnxruntime"
     slow = replace(DESKTOP, onnxruntime=OnnxRuntime(("CPUExecutionProvider",)))
     assert packages.onnxruntime(slow).state == "missing"
-    assert "onnxruntime-gpu" in str(packages.onnxruntime(slow).do)
+    assert packages.onnxruntime(slow).do == "pip install --force-reinstall --no-deps onnxruntime-gpu"
 
 
 def test_torch_and_the_driver() -> None:
@@ -240,7 +241,7 @@ def test_tensorrt() -> None:
     assert having(None, module=True).detail == "of unknown version"
     assert having("8.6.1.post1", module=True).detail == "8.6.1.post1, older than 10.3"
     assert having("10.3.0", module=False).state == "problem"
-    assert having(None, module=False).do == "pip install 'mrcnn[tensorrt]'"
+    assert having(None, module=False).do == "pip install onnx cuda-python scipy pycocotools tensorrt"
     older = having(None, module=False, cuda=(12, 6))
     assert older.do == "pip install 'tensorrt-cu12>=10.3' 'cuda-python>=12.9.1,<13'"
     lean = replace(driver(cuda=(12, 6)), modules=frozenset())
@@ -255,6 +256,11 @@ def test_headers() -> None:
     absent = native.headers(replace(DESKTOP, headers=None))
     assert absent.state == "missing"
     assert "--branch release/11.0 " in str(absent.do), "as the installed TensorRT"
+    for name in ("tensorrt-cu12", "tensorrt-cu13"):
+        suffixed = native.headers(replace(DESKTOP, headers=None, packages={name: "10.13.3.9"}))
+        assert "--branch release/10.13 " in str(suffixed.do), name
+    unknown = native.headers(replace(DESKTOP, headers=None, packages={}))
+    assert "--branch release/X.Y " in str(unknown.do), "the remedy for TensorRT itself names none"
     old = replace(JETSON, headers=Tool(Path("/usr/include"), (8, 6)))
     assert native.headers(old).detail == "8.6, older than 10.3"
     assert (

@@ -102,3 +102,19 @@ def test_the_sizes_of_a_profile_grow() -> None:
 def test_no_engine_is_without_profiles() -> None:
     with pytest.raises(MrcnnError, match="names no profile"):
         sidecar(profiles=())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"gpu": "a\nb"},
+        {"tensorrt": "\x1b[2J"},
+        {"plugins": "9" * 5000},
+        {"plan_bytes": 0},
+        {"plan_bytes": 10**100},
+    ],
+    ids=lambda changes: str(changes)[:30],
+)
+def test_what_would_be_printed_or_reserved_is_sensible(changes: dict[str, object]) -> None:
+    with pytest.raises(MrcnnError, match="engine description: "):
+        sidecar(**changes)

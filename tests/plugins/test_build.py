@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -351,6 +352,68 @@ def test_what_the_last_build_gave(tmp_path: Path, capsys: pytest.CaptureFixture[
     build.install([], BROKEN, tmp_path)
     assert build.main(["--show", "--output", str(tmp_path)]) == 0
     assert capsys.readouterr().out.splitlines() == BROKEN.lines()
+
+
+@pytest.fixture
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where packages of a made-up environment are installed."""
+    folder = tmp_path / "site-packages"
+    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(folder))
+    return folder
+
+
+def put_package(environment: Path, version: str = __version__) -> Path:
+    """The installed mrcnn/plugins/lib, of a build that gave nothing."""
+    package = environment / "mrcnn"
+    (package / "plugins").mkdir(parents=True)
+    (package / "plugins" / "build.py").touch()
+    (package / "__init__.py").write_text(f'__version__ = "{version}"\n')
+    build.install([], NOTHING, package / "plugins" / "lib")
+    return package / "plugins" / "lib"
+
+
+def test_by_hand_from_a_checkout_for_the_installed_package(
+    environment: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outputs: list[Path] = []
+
+    def stand_in(_: Options, output: Path, **__: object) -> build.Report:
+        outputs.append(output)
+        return WHOLE
+
+    monkeypatch.setattr(build, "build", stand_in)
+    monkeypatch.setattr(toolchain, "check", lambda _: None)
+    assert build.main([]) == 0
+    assert outputs.pop() == build.SOURCES / "lib", "nothing is installed"
+    assert "not for" not in capsys.readouterr().out
+    lib = put_package(environment)
+    first = f"for the installed mrcnn in {environment / 'mrcnn'}, not for {build.SOURCES.parent}"
+    assert build.main([]) == 0
+    assert outputs.pop() == lib
+    assert capsys.readouterr().out.splitlines() == [first, *WHOLE.lines(), f"they are in {lib}"]
+    assert build.main(["--show"]) == 0
+    assert capsys.readouterr().out.splitlines() == [first, *NOTHING.lines()]
+    assert build.main(["--output", str(environment)]) == 0
+    assert outputs.pop() == environment
+    (environment / "mrcnn" / "plugins" / "build.py").unlink()  # another project of that name, or a rest
+    assert build.main([]) == 0
+    assert outputs.pop() == build.SOURCES / "lib"
+
+
+def test_by_hand_from_the_package_itself(environment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lib = put_package(environment)
+    monkeypatch.setattr(build, "SOURCES", lib.parent.resolve())
+    assert build.installed_package() is None
+
+
+def test_by_hand_from_a_checkout_of_another_version(
+    environment: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = stub_build(monkeypatch, WHOLE)
+    put_package(environment, "0.0.9")
+    assert build.main([]) == 2
+    assert f"that one is 0.0.9, this one {__version__}" in capsys.readouterr().err
+    assert asked == []
 
 
 def test_setup_py_can_load_it_without_the_package() -> None:

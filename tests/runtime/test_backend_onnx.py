@@ -95,7 +95,9 @@ def test_metadata_must_tell_the_truth(tiny_model: TinyModel) -> None:
     "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="this ONNX Runtime has CUDA"
 )
 def test_cuda_where_there_is_none(tiny_model: TinyModel) -> None:
-    with pytest.raises(MissingRequirementError, match=r"pip install 'mrcnn\[gpu\]'"):
+    with pytest.raises(
+        MissingRequirementError, match=": pip install --force-reinstall --no-deps onnxruntime-gpu, or"
+    ):
         open_model(tiny_model(), device="cuda")
     assert open_model(tiny_model(), device="auto").device == "cpu"
 
@@ -168,3 +170,26 @@ def test_nothing_is_sent_or_written_about_the_user(tiny_model: TinyModel, tmp_pa
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_damaged_metadata_is_one_line(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
+    content = tiny_model().read_bytes()
+    (tmp_path / "damaged.onnx").write_bytes(
+        content.replace(b"maskrcnn_resnet50_fpn", b"maskrcnn\xff\xferesnet50fpn")
+    )
+    with pytest.raises(MrcnnError, match=r"damaged\.onnx: its metadata is damaged"):
+        open_model(tmp_path / "damaged.onnx")
+
+
+def test_an_input_of_other_rank_is_no_model_of_ours(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
+    model = onnx.load(tiny_model())
+    del model.graph.input[0].type.tensor_type.shape.dim[3]
+    onnx.save(model, tmp_path / "flat.onnx")
+    with pytest.raises(MrcnnError, match=r"not those that its metadata tells|not a complete ONNX model"):
+        open_model(tmp_path / "flat.onnx")
+
+
+def test_a_pipe_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.onnx")
+    with pytest.raises(MrcnnError, match="not a regular file"):
+        open_model(tmp_path / "pipe.onnx")

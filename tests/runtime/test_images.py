@@ -4,6 +4,7 @@ import io
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -153,6 +154,60 @@ def test_what_is_no_image_is_refused(image: object, message: str) -> None:
 def test_unknown_channel_order_is_refused(picture: np.ndarray) -> None:
     with pytest.raises(MrcnnError, match=r"color must be 'bgr' or 'rgb' \(got 'hsv'\)"):
         to_rgb(picture, color="hsv")
+
+
+@pytest.mark.parametrize("color", [None, 3, b"rgb", np.array(["rgb", "bgr"]), ["rgb"]])
+def test_a_channel_order_that_is_no_text_is_refused(picture: np.ndarray, color: Any) -> None:
+    with pytest.raises(MrcnnError, match=r"color must be 'bgr' or 'rgb' \(got \w+\)$"):
+        to_rgb(picture, color=color)
+
+
+def test_a_closed_picture_is_one_line() -> None:
+    closed = Image.new("RGB", (4, 5))
+    closed.close()
+    with pytest.raises(MrcnnError, match=r"^the PIL image cannot be read: .*closed"):
+        to_rgb(closed)
+
+
+def test_too_little_memory_for_a_picture_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, picture: np.ndarray
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise MemoryError
+
+    image = Image.fromarray(picture)
+    image.save(tmp_path / "a.png")
+    monkeypatch.setattr(Image.Image, "convert", fail)
+    for given in (image, tmp_path / "a.png"):
+        with pytest.raises(MrcnnError, match="not enough memory for"):
+            to_rgb(given)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no\nmore"), MemoryError(), ValueError("closed")])
+def test_a_path_that_raises_is_one_line(error: Exception) -> None:
+    class Unwilling:
+        def __fspath__(self) -> str:
+            raise error
+
+    with pytest.raises(UnreadableError, match=r"^the image's path cannot be read: .+") as caught:
+        to_rgb(Unwilling())
+    assert "\n" not in str(caught.value)
+
+
+def test_a_path_may_be_of_bytes(picture: np.ndarray, tmp_path: Path) -> None:
+    class InBytes:
+        def __fspath__(self) -> Any:
+            return bytes(tmp_path / "a.png")
+
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    assert (to_rgb(InBytes()) == picture).all()
+
+
+def test_an_array_of_too_many_pixels_is_refused_as_a_file_is() -> None:
+    huge = np.broadcast_to(np.zeros(3, np.uint8), (MAX_PIXELS + 1, 1, 3))
+    for given in (huge, huge[..., 0]):
+        with pytest.raises(MrcnnError, match="more than the 80 million pixels"):
+            to_rgb(given)
 
 
 def encoded(picture: np.ndarray, kind: str) -> bytes:

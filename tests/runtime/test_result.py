@@ -148,9 +148,9 @@ def test_supervision_gets_everything() -> None:
     assert converted.data["class_name"].tolist() == found.names
 
 
-def test_missing_supervision_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_supervision_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "supervision", None)
-    with pytest.raises(MissingRequirementError, match=r"pip install 'mrcnn\[bench\]'"):
+    with pytest.raises(MissingRequirementError, match=r"not installed: pip install supervision$"):
         detections().to_supervision()
 
 

@@ -45,11 +45,14 @@ class OnGpu:
 
     def __dlpack__(self, *, stream: int | None = None, **more: Any) -> Any:
         self.streams.append(stream)
-        if self.versioned:
-            return self.tensor.__dlpack__(**more)
-        if more:
+        if more and not self.versioned:
             raise TypeError("unexpected keyword argument 'max_version'")
-        return self.tensor.__dlpack__()
+        capsule = self.tensor.__dlpack__(**more)
+        versioned = bool(arrays._is_valid(capsule, arrays._VERSIONED))
+        address = arrays._get_pointer(capsule, arrays._VERSIONED if versioned else arrays._UNVERSIONED)
+        managed = (arrays._ManagedVersioned if versioned else arrays._Managed).from_address(address)
+        managed.tensor.device.type, managed.tensor.device.id = self.kind
+        return capsule
 
 
 def pixels(height: int = 4, width: int = 5) -> np.ndarray:
@@ -164,6 +167,22 @@ def test_the_interface_says_what_to_wait_for(changes: dict[str, Any], stream: in
         (Interface(pixels(), strides=(15, 3)), "cannot be read"),
         (Interface(pixels(), typestr="nonsense"), "cannot be read"),
         (Interface(pixels(), shape=None), "cannot be read"),
+        (Interface(pixels(), data=(-1, False)), "out of range"),
+        (Interface(pixels(), data=(2**64, False)), "out of range"),
+        (Interface(pixels(), data=(10**5000, False)), "out of range"),
+        (Interface(pixels(), data=(1.5, False)), "cannot be read"),
+        (Interface(pixels(), data=(2**64 - 59, False)), "does not fit behind its address"),
+        (Interface(pixels(), stream=-1), "out of range"),
+        (Interface(pixels(), stream=2**64), "out of range"),
+        (Interface(pixels(), stream="1"), "cannot be read"),
+        (Interface(pixels(), shape=(4.0, 5, 3)), "cannot be read"),
+        (Interface(pixels(), shape=("4", "5", "3")), "cannot be read"),
+        (Interface(pixels(), shape=(10**5000, 5, 3)), "out of range"),
+        (Interface(pixels(), shape=(2**62, 2**62, 3)), "1 to 16777216 pixels high and wide"),
+        (Interface(pixels(), shape=(2**24 + 1, 1, 3)), "1 to 16777216 pixels high and wide"),
+        (Interface(pixels(), shape=(1, 2**24 + 1, 3)), "1 to 16777216 pixels high and wide"),
+        (Interface(pixels(), strides=(2**31, 3, 1)), "2147483648 bytes apart"),
+        (Interface(pixels(), strides=(15.0, 3, 1)), "cannot be read"),
     ],
 )
 def test_a_wrong_interface_is_one_line(interface: Interface, line: str) -> None:

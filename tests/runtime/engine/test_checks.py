@@ -237,7 +237,10 @@ MACHINES: list[tuple[str, dict[str, Any], dict[str, Any], tuple[str, ...] | None
         "other plugins",
         {"plugins": "0.2.0"},
         {},
-        ("built with the plugins of mrcnn 0.1.0, here are those of 0.2.0", "pip install 'mrcnn==0.1.0'"),
+        (
+            "built with the plugins of mrcnn 0.1.0, here are those of 0.2.0",
+            ": install that version of it, or build it again",
+        ),
     ),
     ("no plugins", {"plugins": None}, {}, ("plugins, which are not built", "python -m mrcnn.plugins.build")),
     ("other plugins, embedded", {"plugins": "0.2.0"}, {"plugins_embedded": True}, None),

@@ -240,7 +240,7 @@ def test_a_full_gpu_is_no_missing_requirement(fake: FakeCuda) -> None:
 
 def test_without_cuda_python_a_line_says_which_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cuda.bindings.driver", None)
-    words = r"pip install 'mrcnn\[tensorrt\]'.*'cuda-python>=12\.9\.1,<13'"
+    words = r"pip install onnx cuda-python .*'cuda-python>=12\.9\.1,<13'"
     with pytest.raises(MissingRequirementError, match=words):
         open_cuda()
 

@@ -1,0 +1,79 @@
+"""The files that `mrcnn export` writes, and what is known to be wrong with them before any work."""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+from mrcnn.errors import MrcnnError
+from mrcnn.files import require_writable
+from mrcnn.sidecar import sidecar_path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Files:
+    """Where everything is.
+
+    Attributes:
+        model: what was given.
+        onnx: the same, or what is made of a checkpoint.
+        timing, layers: TensorRT's measurements, and what it made of each layer.
+        references: what the engine is compared with.
+    """
+
+    model: Path
+    onnx: Path
+    engine: Path
+    timing: Path
+    layers: Path
+    references: tuple[Path, ...]
+
+    @classmethod
+    def of(cls, args: argparse.Namespace, *, from_checkpoint: bool) -> "Files":
+        """As the command line says."""
+        model: Path = args.model
+        folder: Path = args.output or (Path(model.stem) if from_checkpoint else model.parent)
+        onnx = folder / "model.onnx" if from_checkpoint else model
+        engine = folder / f"{onnx.stem}.engine"
+        return cls(
+            model=model,
+            onnx=onnx,
+            engine=engine,
+            timing=args.timing_cache or engine.with_name(engine.name + ".timing"),
+            layers=engine.with_suffix(".layers.json"),
+            references=(onnx, model) if from_checkpoint else (onnx,),
+        )
+
+    def check(self, args: argparse.Namespace) -> None:
+        """Refuses what would fail after minutes, or overwrite something else.
+
+        Raises:
+            MrcnnError: a file cannot be written, two would be the same, or there are no pictures.
+        """
+        from mrcnn.export.verify import require_images
+
+        written = {} if self.onnx == self.model else {"the ONNX file": self.onnx}
+        if not args.onnx_only:
+            written |= {"the engine": self.engine, "its description": sidecar_path(self.engine)}
+            written |= {"--timing-cache": self.timing}
+            if args.inspect:
+                written["--inspect"] = self.layers
+            if not args.no_verify:
+                written |= {str(path): report_path(self.engine, path) for path in self.references}
+                require_images(args.images)
+        if args.json and args.json != "-":
+            written["--json"] = Path(args.json)
+        seen = {self.model.resolve(): "the model"}
+        for what, path in written.items():
+            require_writable(path)
+            place = path.resolve()
+            if place in seen:
+                raise MrcnnError(f"{what} and {seen[place]} would be one file, {path}: name another")
+            if path.exists() and not path.is_file() and what != "--json":
+                raise MrcnnError(f"{path}: not a regular file")
+            seen[place] = what
+
+
+def report_path(engine: Path, reference: Path) -> Path:
+    """`model.engine` → `model.parity.onnx.json` or `model.parity.pytorch.json`."""
+    kind = "onnx" if reference.suffix == ".onnx" else "pytorch"
+    return engine.with_name(f"{engine.stem}.parity.{kind}.json")
