@@ -1,19 +1,23 @@
-"""`mrcnn bench`: how long the exported model takes, and its checkpoint in PyTorch, measured in turn."""
+"""`mrcnn bench`: how long the exported model takes, and its checkpoint or ONNX file, measured in turn."""
 
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mrcnn.benchmarks.arguments import add_programs_and_images, natural, positive
 from mrcnn.benchmarks.images import image_files, read_images
 from mrcnn.files import write_json
+
+if TYPE_CHECKING:
+    from mrcnn.description import Deployment
 
 EXAMPLES = """\
   mrcnn bench model.onnx --reference ckpt.pth --images photos/
   mrcnn bench model.onnx --reference ckpt.pth --images photos/ --repeats 50 --json out/bench.json
   mrcnn bench model.onnx --reference ckpt.pth --images photo.jpg --threads 1
   mrcnn bench model.engine --reference ckpt.pth --images photos/
+  mrcnn bench model.engine --reference model.onnx --images photos/       without PyTorch
 """
 
 # Memory grows with the size of the image, not with their number.
@@ -30,7 +34,9 @@ NOT_MEASURED = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_programs_and_images(parser, reference="the checkpoint it was exported from")
+    add_programs_and_images(
+        parser, reference="the checkpoint it was exported from, or the ONNX file it was built from"
+    )
     parser.add_argument(
         "--repeats", type=positive, default=20, metavar="N", help="timed rounds, one image each (20)"
     )
@@ -82,38 +88,30 @@ def measure_latency(
     Raises:
         MrcnnError: the model, the checkpoint or an image cannot be used.
     """
-    import torch
-
     from mrcnn.benchmarks import memory, programs
     from mrcnn.benchmarks.contention import OtherWork
     from mrcnn.benchmarks.report import available_cores
     from mrcnn.benchmarks.timing import percentiles_ms, speedup, take_turns
-    from mrcnn.checkpoint import load_checkpoint
     from mrcnn.runtime import Runtime
 
     threads = threads or available_cores()
     skipped: list[dict[str, str]] = []
     images = [path for path, _ in read_images(images, skipped, progress="reading")]
-    checkpoint = load_checkpoint(reference)
-    with Runtime(model, threads=threads) as runtime:
+    with (
+        Runtime(model, threads=threads) as runtime,
+        programs.timed_reference(reference, runtime, threads=threads) as (other, doubts),
+    ):
         deployment = runtime.deployment
-        predictor = programs.load_reference(checkpoint, runtime.description)
         contenders: dict[str, Callable[[bytes], object]] = {
             "runtime": lambda data: programs.runtime_to_bitmaps(runtime, data),
-            "reference": lambda data: programs.pytorch_to_bitmaps(predictor, data),
+            "reference": other,
         }
         if deployment.description.has_masks:
             contenders["rle"] = lambda data: programs.runtime_to_rles(runtime, data)
-        threads_before = torch.get_num_threads()
-        torch.set_num_threads(threads)
         data = [path.read_bytes() for path in images]
         with OtherWork() as other_work:
             seconds = take_turns(contenders, data, repeats=repeats, warmup=warmup, progress="timing")
-        torch.set_num_threads(threads_before)
-        notes = [
-            *programs.doubts(checkpoint.description, checkpoint.weights_sha256, runtime),
-            *_busy(other_work.cores),
-        ]
+        notes = [*doubts, *_busy(other_work.cores)]
     rle: dict[str, float] = {}
     if "rle" in seconds:
         rle = percentiles_ms(seconds["rle"]) | speedup(seconds["rle"], seconds["reference"])
@@ -129,7 +127,7 @@ def measure_latency(
         **speedup(seconds["runtime"], seconds["reference"]),
         **_prefixed("rle", rle),
         "peak_rss_mb": memory.runtime_peak_rss_mb(model, images[:_MEMORY_IMAGES], threads=threads),
-        "reference_peak_rss_mb": memory.reference_peak_rss_mb(
+        "reference_peak_rss_mb": _reference_peak_rss_mb(
             reference, deployment, images[:_MEMORY_IMAGES], threads=threads
         ),
         "other_work_cores": other_work.cores,
@@ -137,6 +135,16 @@ def measure_latency(
         "notes": notes,
         "skipped": skipped,
     }
+
+
+def _reference_peak_rss_mb(
+    reference: Path, deployment: "Deployment", images: Sequence[Path], *, threads: int
+) -> float | None:
+    from mrcnn.benchmarks import memory
+
+    if reference.suffix == ".onnx":
+        return memory.runtime_peak_rss_mb(reference, images, threads=threads)
+    return memory.reference_peak_rss_mb(reference, deployment, images, threads=threads)
 
 
 def _busy(other_cores: float | None) -> list[str]:
@@ -152,7 +160,8 @@ def print_table(report: dict[str, Any]) -> None:
     for note in report["notes"]:
         print(f"  note: {note}")
     print(f"  {'file in memory to result':<26}{'median':>10}{'p90':>10}{'p99':>10}{'peak memory':>14}")
-    rows = (("PyTorch", "reference_"), ("exported", ""), ("exported, to RLE only", "rle_"))
+    other = "ONNX file" if report["reference"].endswith(".onnx") else "PyTorch"
+    rows = ((other, "reference_"), ("exported", ""), ("exported, to RLE only", "rle_"))
     for name, prefix in rows:
         if f"{prefix}p50_ms" not in report:
             continue

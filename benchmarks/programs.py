@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from mrcnn.predictor import TorchPredictor
 
 
+# A picture file's bytes to whatever is to be timed.
+Timed = Callable[[bytes], object]
+
+
 @dataclass(frozen=True)
 class Reference:
     """What an exported model is compared with.
@@ -58,6 +62,36 @@ def open_reference(path: Path, runtime: Runtime, *, same_input: bool) -> Iterato
     predictor = load_reference(checkpoint, runtime.description, network_sizes=sizes)
     notes = doubts(checkpoint.description, checkpoint.weights_sha256, runtime)
     yield Reference(lambda pixels: _reference_findings(predictor, pixels), notes)
+
+
+@contextmanager
+def timed_reference(path: Path, runtime: Runtime, *, threads: int) -> Iterator[tuple[Timed, tuple[str, ...]]]:
+    """What a file's bytes take to masks with the reference in `path`, and what speaks against comparing.
+
+    Args:
+        threads: of each call; PyTorch's own number is set back afterwards.
+
+    Raises:
+        MrcnnError: as `open_reference`.
+    """
+    if path.suffix == ".onnx":
+        with Runtime(path, threads=threads) as exported:
+            notes = doubts(exported.description, exported.deployment.weights_sha256, runtime)
+            yield (lambda data: runtime_to_bitmaps(exported, data)), notes
+        return
+    import torch
+
+    from mrcnn.checkpoint import load_checkpoint
+
+    checkpoint = load_checkpoint(path)
+    predictor = load_reference(checkpoint, runtime.description)
+    notes = doubts(checkpoint.description, checkpoint.weights_sha256, runtime)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield (lambda data: pytorch_to_bitmaps(predictor, data)), notes
+    finally:
+        torch.set_num_threads(before)
 
 
 def load_reference(

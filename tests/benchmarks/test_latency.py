@@ -1,5 +1,6 @@
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from mrcnn.checkpoint import load_checkpoint
 from mrcnn.cli import main
 from mrcnn.runtime import Runtime
 from tests.benchmarks.conftest import Exported
+from tests.conftest import REPOSITORY
+from tests.test_packaging import BLOCKER
 
 
 def test_the_report_is_whole(exported: Exported, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,6 +46,19 @@ def test_bad_images_are_skipped_and_the_status_tells(
     output = capsys.readouterr()
     assert "times as fast" in output.out
     assert f"skipped: {tmp_path / 'bad.png'}" in output.err
+
+
+def test_an_onnx_file_is_timed_without_pytorch(exported: Exported, photos: Path, tmp_path: Path) -> None:
+    code = BLOCKER.format(names=("torch", "torchvision")) + (
+        "from mrcnn.cli import main\nsys.exit(main(['bench', *sys.argv[1:]]))"
+    )
+    words = [exported.model, "--reference", exported.model, "--images", photos / "a.png", "--repeats", "1"]
+    report = tmp_path / "bench.json"
+    command = [sys.executable, "-c", code, *map(str, words), "--json", str(report)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.returncode == 0, done.stderr
+    assert "ONNX file" in done.stdout
+    assert json.loads(report.read_text())["reference_p50_ms"] > 0
 
 
 def test_a_count_that_is_none_is_refused(exported: Exported, photos: Path) -> None:
