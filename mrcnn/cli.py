@@ -127,9 +127,13 @@ def _discard(stream: TextIO) -> None:
 
 
 def _complain(line: str) -> None:
-    """Prints an error where errors can be printed; the status tells it anyway."""
+    """Prints an error where errors can be printed; the status tells it anyway.
+
+    Names out of files may hold what breaks the line, or commands a terminal.
+    """
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
     try:
-        print(line, file=sys.stderr, flush=True)
+        print(shown, file=sys.stderr, flush=True)
     except OSError:
         _discard(sys.stderr)
 

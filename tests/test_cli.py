@@ -85,3 +85,9 @@ def test_termination_removes_temporary_files(
         signal.signal(signal.SIGTERM, before)
     assert list(tmp_path.iterdir()) == []
     assert capsys.readouterr().err == "mrcnn infer: terminated\n"
+
+
+def test_an_error_stays_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["export", str(tmp_path / "a\nb\x1b[2J.onnx")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()[-1:]
+    assert "a\\nb\\x1b[2J.onnx" in line
