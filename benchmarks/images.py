@@ -1,4 +1,4 @@
-"""Which image files a benchmark runs on."""
+"""The images that a benchmark runs on."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -9,31 +9,6 @@ from mrcnn.errors import MrcnnError
 
 if TYPE_CHECKING:
     from mrcnn.runtime.images import RgbArray
-
-
-def image_files(paths: Sequence[Path], *, limit: int | None = None) -> list[Path]:
-    """The given files, and the pictures (by suffix) in the given folders and those below, sorted by path.
-
-    Args:
-        limit: at most so many, the first.
-
-    Raises:
-        MrcnnError: a path does not exist, or a folder holds no picture.
-    """
-    from mrcnn.runtime.images import SUFFIXES
-
-    files: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-            if not found:
-                raise MrcnnError(f"{path}: no pictures in this folder ({', '.join(sorted(SUFFIXES))})")
-            files += found
-        elif path.exists():
-            files.append(path)
-        else:
-            raise MrcnnError(f"{path}: no such file or folder")
-    return files[:limit]
 
 
 def read_images(

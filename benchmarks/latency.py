@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mrcnn.benchmarks.arguments import add_programs_and_images, natural, positive
-from mrcnn.benchmarks.images import image_files, read_images
+from mrcnn.benchmarks.images import read_images
 from mrcnn.files import write_json
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from mrcnn.benchmarks.report import document
+    from mrcnn.runtime.images import image_files
 
     report = measure_latency(
         args.model,

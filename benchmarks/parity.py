@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mrcnn.benchmarks.agreement import ImageAgreement, Tolerances, compare, failures, summarise
 from mrcnn.benchmarks.arguments import add_programs_and_images, positive
-from mrcnn.benchmarks.images import image_files, read_images
+from mrcnn.benchmarks.images import read_images
 from mrcnn.errors import MrcnnError
 from mrcnn.files import atomic_path, write_json
 
@@ -57,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from mrcnn.benchmarks.report import document
+    from mrcnn.runtime.images import image_files
 
     if args.output is not None and args.output.exists() and not args.output.is_dir():
         raise MrcnnError(f"--output {args.output}: is a file, but a folder is needed")

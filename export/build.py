@@ -17,9 +17,9 @@ from mrcnn.export.lower import lower
 from mrcnn.files import atomic_path, atomic_paths, read_regular, write_text
 from mrcnn.plugins import toolchain
 from mrcnn.plugins.kernels import plugins_path
-from mrcnn.runtime.engine.checks import installed_plugins
+from mrcnn.runtime.engine.checks import check_plan, installed_plugins, read_plan, read_sidecar
 from mrcnn.runtime.engine.tensorrt import load_plugins, unload_plugins
-from mrcnn.sidecar import LARGEST_SIDECAR, Profile, Sidecar, head_sha256, sidecar_path
+from mrcnn.sidecar import Profile, Sidecar, head_sha256, sidecar_path
 
 _LARGEST_CACHE = 1 << 30
 
@@ -102,7 +102,8 @@ def build_engine(
         MrcnnError: a file cannot be read or written. Nothing is left half-written.
     """
     content = _read(source)
-    inputs = _fingerprint(content, profiles, options, target)
+    onnx_sha256 = hashlib.sha256(content).hexdigest()
+    inputs = _fingerprint(onnx_sha256, profiles, options, target)
     if not force and (layers is None or layers.is_file()) and is_current(engine, inputs):
         return False
     measured = _read_cache(timing_cache)
@@ -124,7 +125,7 @@ def build_engine(
         plan_sha256=hashlib.sha256(plan).hexdigest(),
         plan_head_sha256=head_sha256(plan),
         plan_bytes=len(plan),
-        onnx_sha256=hashlib.sha256(content).hexdigest(),
+        onnx_sha256=onnx_sha256,
         inputs_sha256=inputs,
         tensorrt=str(target.trt.__version__),
         gpu=target.gpu,
@@ -150,20 +151,21 @@ def build_engine(
 
 def is_current(engine: Path, inputs_sha256: str) -> bool:
     """Whether the engine is there, whole, and built from these inputs."""
-    with suppress(OSError, UnicodeDecodeError, MrcnnError):
-        text = read_regular(sidecar_path(engine), most_bytes=LARGEST_SIDECAR)
-        sidecar = Sidecar.from_json(text.decode())
-        if sidecar.inputs_sha256 == inputs_sha256 and engine.stat().st_size == sidecar.plan_bytes:
-            return hashlib.sha256(engine.read_bytes()).hexdigest() == sidecar.plan_sha256
+    with suppress(MrcnnError):
+        sidecar = read_sidecar(engine)
+        if sidecar.inputs_sha256 == inputs_sha256:
+            check_plan(engine, sidecar)
+            read_plan(engine, sidecar)
+            return True
     return False
 
 
 def _fingerprint(
-    content: bytes, profiles: tuple[Profile, ...], options: EngineOptions, target: Target
+    onnx_sha256: str, profiles: tuple[Profile, ...], options: EngineOptions, target: Target
 ) -> str:
     """Of all that decides what is built. A timing cache decides how long it takes."""
     inputs = {
-        "onnx": hashlib.sha256(content).hexdigest(),
+        "onnx": onnx_sha256,
         "profiles": [asdict(profile) for profile in profiles],
         "options": {name: str(value) for name, value in asdict(options).items()},
         "tensorrt": str(target.trt.__version__),

@@ -49,7 +49,7 @@ class Files:
         Raises:
             MrcnnError: a file cannot be written, two would be the same, or there are no pictures.
         """
-        from mrcnn.export.verify import require_images
+        from mrcnn.runtime.images import image_files
 
         written = {} if self.onnx == self.model else {"the ONNX file": self.onnx}
         if not args.onnx_only:
@@ -59,7 +59,7 @@ class Files:
                 written["--inspect"] = self.layers
             if not args.no_verify:
                 written |= {str(path): report_path(self.engine, path) for path in self.references}
-                require_images(args.images)
+                image_files(args.images)  # refuses what is not there, and folders without pictures
         if args.json and args.json != "-":
             written["--json"] = Path(args.json)
         seen = {self.model.resolve(): "the model"}

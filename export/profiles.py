@@ -75,7 +75,7 @@ def choose_profiles(
     if wishes.best is not None and wishes.most is not None:
         fixed = batch is not None or wishes.batch is not None
         return (_range(rule, wishes, wishes.best, wishes.most, images, fixed=fixed),)
-    return tuple(_checked(rule, profile) for profile in default_profiles(rule, batch=images))
+    return tuple(_checked(rule, p.least, p.best, p.most) for p in default_profiles(rule, batch=images))
 
 
 def default_profiles(rule: ResizeRule, *, batch: int) -> tuple[Profile, ...]:
@@ -117,20 +117,19 @@ def _range(
     smallest = shape(wishes.least or (None, min(step, best[1]), min(step, best[2])), images)
     usual = shape(best, smallest[0])
     largest = shape(most, usual[0])
-    for batch, height, width in (smallest, usual, largest):
-        check_input(rule, height=height, width=width, batch=batch)
-    return Profile(least=smallest, best=usual, most=largest)
+    return _checked(rule, smallest, usual, largest)
 
 
 def _fixed(rule: ResizeRule, images: int, size: Size) -> Profile:
-    check_input(rule, height=size[0], width=size[1], batch=images)
-    return Profile.fixed(images, *size)
+    return _checked(rule, *[(images, *size)] * 3)
 
 
-def _checked(rule: ResizeRule, profile: Profile) -> Profile:
-    for batch, height, width in (profile.least, profile.best, profile.most):
+def _checked(rule: ResizeRule, *shapes: tuple[int, int, int]) -> Profile:
+    """The profile of those three shapes; what is wrong with one of them is told first."""
+    for batch, height, width in shapes:
         check_input(rule, height=height, width=width, batch=batch)
-    return profile
+    least, best, most = shapes
+    return Profile(least=least, best=best, most=most)
 
 
 def describe(profiles: Sequence[Profile]) -> str:

@@ -1,7 +1,6 @@
 """`mrcnn export`, also `python export/to_trt.py`: a checkpoint or an ONNX file becomes a TensorRT engine."""
 
 import argparse
-import importlib.util
 import shlex
 import sys
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ if __name__ == "__main__":
     # Run as a file, Python looks for modules beside it; the packages are found from the checkout instead.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from mrcnn.diagnosis.machine import importable
 from mrcnn.errors import MissingRequirementError, MrcnnError, install_command
 from mrcnn.export import arguments, overrides
 from mrcnn.export.outputs import Files
@@ -263,11 +263,7 @@ def _input_words(deployment: "Deployment") -> str:
 def _need(*modules: str) -> None:
     """Raises MissingRequirementError for a package that building an engine needs, other than TensorRT."""
     for name in modules:
-        try:
-            found = importlib.util.find_spec(name)
-        except ModuleNotFoundError:  # of a package around it
-            found = None
-        if found is None:
+        if not importable([name]):
             package = {"cuda.bindings": "cuda-python"}.get(name, name)
             also = ", 'cuda-python>=12.9.1,<13' where CUDA is 12" if package != name else ""
             raise MissingRequirementError(

@@ -9,9 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from mrcnn.cli import run_command
-from mrcnn.errors import MrcnnError
 from mrcnn.export.outputs import report_path
-from mrcnn.runtime.images import SUFFIXES
 
 # Enough to see a fault; PyTorch on a small machine takes seconds for each.
 MOST_IMAGES = 16
@@ -30,15 +28,6 @@ class Verdict:
 
     reports: tuple[Path, ...]
     equal: bool | None
-
-
-def require_images(paths: Sequence[Path]) -> None:
-    """Raises MrcnnError where a path does not exist, or a folder holds no picture."""
-    for path in paths:
-        if not path.exists():
-            raise MrcnnError(f"{path}: no such file or folder")
-        if path.is_dir() and not any(inner.suffix.lower() in SUFFIXES for inner in path.rglob("*")):
-            raise MrcnnError(f"{path}: no pictures in this folder")
 
 
 def verify(

@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 from mrcnn.description import Deployment
 from mrcnn.runtime.sizes import InputRange, Size
 
-__all__ = ["CLOSED", "Backend", "Batch", "Finished", "InputRange", "Outputs", "Pending"]
-
 # What is said to whoever uses a model after its end.
 CLOSED = "this Runtime is closed"
 
@@ -69,6 +67,10 @@ class Backend(Protocol):
     deployment: Deployment
     device: str
     ranges: tuple[InputRange, ...]
+
+    @property
+    def memory_bytes(self) -> dict[str, int]:
+        """What it holds on the GPU, by purpose; empty where that is not known."""
 
     def take(self, image: object, *, color: str) -> Any:
         """An image that lies where only this backend can read it, on a GPU; None for all others.

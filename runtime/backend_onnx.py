@@ -68,6 +68,11 @@ class OnnxBackend:
         self.ranges = (own,) if ranges is None or own.fixed_size else _one_image(ranges)
         self._outputs = [output.name for output in session.get_outputs()]
 
+    @property
+    def memory_bytes(self) -> dict[str, int]:
+        """Empty: ONNX Runtime manages the memory."""
+        return {}
+
     def take(self, image: object, *, color: str) -> None:
         """None: images are read on the CPU."""
 

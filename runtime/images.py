@@ -4,6 +4,7 @@ import io
 import os
 import stat
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, Union
 
@@ -141,6 +142,29 @@ def _one_line(error: Exception) -> str:
 def _check_pixels(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         raise MrcnnError(f"{width}x{height} pixels, {_TOO_LARGE}")
+
+
+def image_files(paths: Sequence[Path], *, limit: int | None = None) -> list[Path]:
+    """The given files, and the pictures (by suffix) in the given folders and those below, sorted by path.
+
+    Args:
+        limit: at most so many, the first.
+
+    Raises:
+        MrcnnError: a path does not exist, or a folder holds no picture.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+            if not found:
+                raise MrcnnError(f"{path}: no pictures in this folder ({', '.join(sorted(SUFFIXES))})")
+            files += found
+        elif path.exists():
+            files.append(path)
+        else:
+            raise MrcnnError(f"{path}: no such file or folder")
+    return files[:limit]
 
 
 def _pillow_to_rgb(image: "Image") -> RgbArray:

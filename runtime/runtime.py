@@ -119,7 +119,7 @@ class Runtime:
     @property
     def memory_bytes(self) -> dict[str, int]:
         """What an engine holds on the GPU, by purpose; empty where ONNX Runtime manages the memory."""
-        return dict(getattr(self._opened(), "memory_bytes", {}))
+        return self._opened().memory_bytes
 
     def network_sizes(self, image_size: Size) -> tuple[Size, Size]:
         """Of an image of (height, width): the size that it is resized to, and that with its padding.

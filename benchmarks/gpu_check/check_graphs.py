@@ -1,6 +1,6 @@
 """The kernels inside CUDA graphs: captured once, replayed on inputs that come later."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
@@ -106,20 +106,23 @@ def _check_roi_align(bench: Bench, prepared: list[check_roi_align.Prepared]) -> 
 
 def _check_nms(bench: Bench, prepared: list[check_nms.Prepared]) -> Record:
     run = check_nms.NMSRun(bench, prepared[0])
-    failures = []
-    for i, (inputs, result) in enumerate(_replayed(bench, run, prepared)):
-        line = check_nms.judge(inputs, result)
-        failures += [] if line is None else [f"replay {i + 1}: {line}"]
-    return {"failures": failures + run.problems(), "case": prepared[0].case.words}
+    return {"failures": _judged(bench, run, prepared, check_nms.judge), "case": prepared[0].case.words}
 
 
 def _check_resize(bench: Bench, prepared: list[check_resize.Prepared]) -> Record:
     run = check_resize.ResizeRun(bench, prepared[0])
+    return {"failures": _judged(bench, run, prepared, check_resize.judge), "case": prepared[0].case.words}
+
+
+def _judged(
+    bench: Bench, run: "_Run[P]", prepared: list[P], judge: Callable[[P, Any], str | None]
+) -> list[str]:
+    """What `judge` says of each replay, and what was written where nothing should be."""
     failures = []
     for i, (inputs, result) in enumerate(_replayed(bench, run, prepared)):
-        line = check_resize.judge(inputs, result)
+        line = judge(inputs, result)
         failures += [] if line is None else [f"replay {i + 1}: {line}"]
-    return {"failures": failures + run.problems(), "case": prepared[0].case.words}
+    return failures + run.problems()
 
 
 def _replayed(bench: Bench, run: "_Run[P]", prepared: list[P]) -> Iterator[tuple[P, Any]]:

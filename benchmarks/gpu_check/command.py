@@ -17,6 +17,7 @@ from mrcnn.benchmarks.gpu_check.deadline import Deadline
 from mrcnn.benchmarks.gpu_check.shell import run
 from mrcnn.benchmarks.gpu_check.steps import INCOMPLETE, PASSED, SKIPPED, Settings
 from mrcnn.benchmarks.report import document
+from mrcnn.diagnosis.machine import importable
 from mrcnn.errors import MissingRequirementError, MrcnnError
 from mrcnn.files import write_json
 
@@ -203,11 +204,7 @@ class _Command:
         return tables.summed_up(steps.run_plan(steps.plan_graph, self._settings, deadline, say=say))
 
     def _runtime(self, deadline: Deadline) -> dict[str, Any]:
-        try:
-            found = importlib.util.find_spec("cuda.bindings")
-        except ModuleNotFoundError:
-            found = None
-        if found is None:
+        if not importable(["cuda.bindings"]):
             raise MissingRequirementError("cuda-python is not installed: pip install 'cuda-python>=12.9.1'")
         return tables.summed_up(steps.run_plan(steps.plan_runtime, self._settings, deadline, say=say))
 

@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mrcnn.benchmarks.images import image_files, read_images
+from mrcnn.benchmarks.images import read_images
 from mrcnn.errors import MrcnnError
+from mrcnn.runtime.images import image_files
 
 
 @pytest.fixture
