@@ -254,7 +254,9 @@ class Deployment:
         height, width, batch: of the graph's input; None where it is dynamic.
         input_dtype: "float32" or "uint8", of the graph input `images`.
         mask_size: side M of the masks, or None for a model without masks.
-        precision: "fp32".
+        precision: "fp32", "fp16" or "int8": the fastest type that the graph computes in; what it is bad for is
+            computed in a wider one.
+        quantized_for: of "int8", whose kernels it is laid out for: "tensorrt" or "cpu" (ONNX Runtime).
         plugin_version: version of the ops of the domain `mrcnn` that the graph uses.
         weights_sha256: hash of the checkpoint's weights.
         built_with: package name to version.
@@ -267,6 +269,7 @@ class Deployment:
     input_dtype: str = "float32"
     mask_size: int | None = None
     precision: str = "fp32"
+    quantized_for: str | None = None
     plugin_version: str = "1"
     weights_sha256: str = ""
     built_with: dict[str, str] = field(default_factory=dict)
@@ -276,11 +279,12 @@ class Deployment:
         check_input(self.description.resize, height=self.height, width=self.width, batch=self.batch)
         for name, known in (
             ("input_dtype", ("float32", "uint8")),
-            ("precision", ("fp32",)),
+            ("precision", ("fp32", "fp16", "int8")),
+            ("quantized_for", ("tensorrt", "cpu") if self.precision == "int8" else (None,)),
             ("plugin_version", ("1",)),
         ):
             if getattr(self, name) not in known:
-                raise MrcnnError(f"{name} must be one of {', '.join(known)} (got {getattr(self, name)!r})")
+                raise MrcnnError(f"{name} must be one of {', '.join(map(str, known))} (got {getattr(self, name)!r})")
         mask_size = 2 * self.description.rois.mask_size if self.description.has_masks else None
         if self.mask_size != mask_size:
             raise MrcnnError(
