@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from mrcnn.benchmarks.matching import Findings, Floats, Matching, match
+from mrcnn.benchmarks.matching import Floats, Matching, match
 from mrcnn.description import DetectionRule
 from mrcnn.errors import MrcnnError
+from mrcnn.findings import Findings
 
 # Why a detection has no partner. Rounding may push a detection whose score lies at a cut to either side of
 # it; such a detection counts as unmatched like any other, but it is named.

@@ -6,39 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mrcnn.errors import MrcnnError
+from mrcnn.findings import Findings
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Findings:
-    """What one program found in one image, as far as it is compared.
-
-    Attributes:
-        boxes: float32 (N, 4), xyxy in pixels of the original image.
-        scores: float32 (N,), 0…1.
-        labels: int (N,), 1-based as in torchvision.
-        rles: N masks of the image's size in COCO's run-length encoding; None for a model without masks.
-    """
-
-    boxes: NDArray[np.float32]
-    scores: NDArray[np.float32]
-    labels: NDArray[np.integer[Any]]
-    rles: tuple[dict[str, Any], ...] | None = None
-
-    def __post_init__(self) -> None:
-        count = len(self.scores)
-        lengths = [len(self.boxes), len(self.labels)] + ([] if self.rles is None else [len(self.rles)])
-        if self.boxes.shape[1:] != (4,) or any(length != count for length in lengths):
-            raise MrcnnError(
-                f"findings: boxes (N, 4), labels and masks must fit {count} scores "
-                f"(got {self.boxes.shape} boxes, {lengths[1:]} labels and masks)"
-            )
-
-    def __len__(self) -> int:
-        return len(self.scores)
 
 
 @dataclass(frozen=True, kw_only=True)

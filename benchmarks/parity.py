@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from mrcnn.benchmarks.matching import Findings
+    from mrcnn.findings import Findings
     from mrcnn.runtime import Runtime
 
 EXAMPLES = """\
@@ -147,13 +147,13 @@ def _compare_all(
     images: Sequence[Path],
     tolerances: Tolerances,
 ) -> _Comparison:
-    from mrcnn.benchmarks.programs import exported_findings
+    from mrcnn.findings import findings_of
 
     seen = _Comparison([], [], [], [], [])
     rule = runtime.deployment.description.detections
     for path, pixels in read_images(images, seen.skipped, progress="comparing"):
         reference = reference_findings(pixels)
-        exported = exported_findings(runtime.infer(pixels, color="rgb"))
+        exported = findings_of(runtime.infer(pixels, color="rgb"))
         agreement = compare(reference, exported, image=path.name, rule=rule, tolerances=tolerances)
         seen.paths.append(path)
         seen.reference.append(reference)
@@ -164,7 +164,7 @@ def _compare_all(
 
 def _average_precision(seen: _Comparison) -> dict[str, float | None]:
     """`parity_ap` is that of the masks where there are any: they depend on the boxes, too."""
-    from mrcnn.benchmarks.parity_ap import parity_ap
+    from mrcnn.parity_ap import parity_ap
 
     box = parity_ap(seen.reference, seen.exported, kind="bbox")
     has_masks = seen.reference[0].rles is not None

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from mrcnn.benchmarks.agreement import ImageAgreement
-from mrcnn.benchmarks.matching import Findings
+from mrcnn.findings import Findings
 from mrcnn.runtime.overlay import instance_color
 
 Picture = NDArray[np.uint8]

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mrcnn.benchmarks.matching import Findings
 from mrcnn.description import ModelDescription
-from mrcnn.runtime import Detections, Runtime, read_image
+from mrcnn.findings import Findings, findings_of
+from mrcnn.runtime import Runtime, read_image
 from mrcnn.runtime.sizes import Size
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def open_reference(path: Path, runtime: Runtime, *, same_input: bool) -> Iterato
     if path.suffix == ".onnx":
         with Runtime(path, ranges=runtime.ranges if same_input else None) as exported:
             notes = doubts(exported.description, exported.deployment.weights_sha256, runtime)
-            yield Reference(lambda pixels: exported_findings(exported.infer(pixels, color="rgb")), notes)
+            yield Reference(lambda pixels: findings_of(exported.infer(pixels, color="rgb")), notes)
         return
     from mrcnn.checkpoint import load_checkpoint
 
@@ -149,16 +149,6 @@ def _reference_findings(predictor: "TorchPredictor", pixels: NDArray[np.uint8]) 
     if bitmaps is not None:
         rles = tuple(coco_mask.encode(np.asfortranarray(bitmap, np.uint8)) for bitmap in bitmaps)
     return Findings(boxes=found["boxes"], scores=found["scores"], labels=found["labels"], rles=rles)
-
-
-def exported_findings(detections: Detections) -> Findings:
-    """What the runtime found."""
-    return Findings(
-        boxes=detections.boxes,
-        scores=detections.scores,
-        labels=detections.labels,
-        rles=None if detections.mask_probs is None else tuple(dict(rle) for rle in detections.rles),
-    )
 
 
 def pytorch_to_bitmaps(predictor: "TorchPredictor", data: bytes) -> NDArray[np.bool_] | None:

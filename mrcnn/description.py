@@ -254,8 +254,8 @@ class Deployment:
         height, width, batch: of the graph's input; None where it is dynamic.
         input_dtype: "float32" or "uint8", of the graph input `images`.
         mask_size: side M of the masks, or None for a model without masks.
-        precision: "fp32", "fp16" or "int8": the fastest type that the graph computes in; what it is bad for is
-            computed in a wider one.
+        precision: "fp32", "fp16" or "int8": the narrowest type that the graph computes in; what that is bad
+            for is computed in a wider one.
         quantized_for: of "int8", whose kernels it is laid out for: "tensorrt" or "cpu" (ONNX Runtime).
         plugin_version: version of the ops of the domain `mrcnn` that the graph uses.
         weights_sha256: hash of the checkpoint's weights.
@@ -284,7 +284,9 @@ class Deployment:
             ("plugin_version", ("1",)),
         ):
             if getattr(self, name) not in known:
-                raise MrcnnError(f"{name} must be one of {', '.join(map(str, known))} (got {getattr(self, name)!r})")
+                raise MrcnnError(
+                    f"{name} must be one of {', '.join(map(str, known))} (got {getattr(self, name)!r})"
+                )
         mask_size = 2 * self.description.rois.mask_size if self.description.has_masks else None
         if self.mask_size != mask_size:
             raise MrcnnError(

@@ -3,14 +3,15 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
-Target = dict[str, Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Target: TypeAlias = "dict[str, Tensor]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +44,10 @@ class Sample:
             image_id=self.image_id,
         )
 
-    def tensors(self) -> tuple[Tensor, Target]:
+    def tensors(self) -> "tuple[Tensor, Target]":
         """What torchvision's detection models take: image (3, H, W) float32 in 0…1, and the target."""
+        import torch  # here, since evaluation does without it
+
         image = torch.from_numpy(np.ascontiguousarray(self.image.transpose(2, 0, 1))).float().div_(255)
         target = {
             "boxes": torch.from_numpy(np.ascontiguousarray(self.boxes)),
@@ -90,7 +93,7 @@ class DetectionDataset(ABC):
         """The images to train on."""
         return list(range(len(self)))
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Target]:
+    def __getitem__(self, index: int) -> "tuple[Tensor, Target]":
         return self.sample(index).tensors()
 
 

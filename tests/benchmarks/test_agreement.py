@@ -16,9 +16,9 @@ from mrcnn.benchmarks.agreement import (
     failures,
     summarise,
 )
-from mrcnn.benchmarks.matching import Findings
 from mrcnn.description import DetectionRule
 from mrcnn.errors import MrcnnError
+from mrcnn.findings import Findings
 
 RULE = DetectionRule(score_threshold=0.05, detections_per_image=3)
 TOLERANCES = Tolerances()

@@ -3,8 +3,9 @@ import itertools
 import numpy as np
 import pytest
 
-from mrcnn.benchmarks.matching import Findings, Matching, box_iou, match
+from mrcnn.benchmarks.matching import Matching, box_iou, match
 from mrcnn.errors import MrcnnError
+from mrcnn.findings import Findings
 
 # What the parity command uses by default; the cases below are built around these figures.
 MIN_IOU = 0.9

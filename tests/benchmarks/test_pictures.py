@@ -4,9 +4,9 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from mrcnn.benchmarks.agreement import Tolerances, compare
-from mrcnn.benchmarks.matching import Findings
 from mrcnn.benchmarks.pictures import EXPORTED_COLOR, REFERENCE_COLOR, side_by_side
 from mrcnn.description import DetectionRule
+from mrcnn.findings import Findings
 
 HEIGHT, WIDTH = 40, 60
 IMAGE = np.full((HEIGHT, WIDTH, 3), 128, np.uint8)

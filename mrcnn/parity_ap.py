@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mrcnn.benchmarks.matching import Findings
+from mrcnn.findings import Findings
 
 
 def parity_ap(

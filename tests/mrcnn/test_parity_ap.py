@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from mrcnn.benchmarks.matching import Findings
-from mrcnn.benchmarks.parity_ap import parity_ap
+from mrcnn.findings import Findings
+from mrcnn.parity_ap import parity_ap
 
 SIDE = 64
 
