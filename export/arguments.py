@@ -3,10 +3,14 @@
 import argparse
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mrcnn.description import Deployment
+from mrcnn.errors import MrcnnError
 from mrcnn.export.profiles import SizeWishes
+
+if TYPE_CHECKING:
+    from mrcnn.export.precision.options import PrecisionOptions
 
 _FLAGS = (
     "tf32",
@@ -33,6 +37,78 @@ def add_sizes(group: Any) -> None:
         choices=("float32", "uint8"),
         default=None,
         help="pixels of the graph's input; uint8 is a quarter of the bytes and rounds the resized image",
+    )
+
+
+def add_precision(group: Any) -> None:
+    from mrcnn.export.precision.options import DEFAULT_IMAGES
+
+    add = group.add_argument
+    add("--precision", choices=("fp32", "fp16", "int8"), default="fp32", help="default: fp32")
+    add(
+        "--target",
+        choices=("tensorrt", "cpu"),
+        default=None,
+        help="of int8, whose kernels it is laid out for: tensorrt (default), or cpu for ONNX Runtime",
+    )
+    add(
+        "--calib",
+        type=Path,
+        metavar="DIR|COCO.json",
+        help="pictures to choose the ranges by; with annotations the loss is told in AP",
+    )
+    add("--calib-images", type=Path, metavar="DIR", help="folder of the COCO document's pictures")
+    add(
+        "--calib-limit",
+        type=int,
+        metavar="N",
+        help=f"at most so many pictures, spread evenly (default: {DEFAULT_IMAGES['int8']} for int8, "
+        f"{DEFAULT_IMAGES['fp16']} for fp16)",
+    )
+    add(
+        "--observer",
+        choices=("mse", "percentile", "minmax", "entropy"),
+        default=None,
+        help="how int8 chooses a range (default: mse)",
+    )
+    add(
+        "--max-ap-drop",
+        type=float,
+        metavar="POINTS",
+        help="return layers to floating point until int8 loses at most so many points of AP (0…100); without "
+        "annotations of parity AP, which is far stricter",
+    )
+    add("--calib-cache", type=Path, metavar="FILE", help="default: model.calibration, beside the ONNX file")
+    add("--recalibrate", action="store_true", help="replace a cache that was made from something else")
+
+
+def precision_options(args: argparse.Namespace, *, onnx: Path) -> "PrecisionOptions | None":
+    """What is asked of the precision; None for float32.
+
+    Raises:
+        MrcnnError: an option would change nothing, or a value is out of range.
+    """
+    from mrcnn.export.precision.options import DEFAULT_IMAGES, PrecisionOptions
+    from mrcnn.export.precision.report import cache_path
+
+    of_int8 = ("target", "observer", "max_ap_drop")
+    of_pictures = ("calib", "calib_images", "calib_limit", "calib_cache", "recalibrate")
+    vain = {"fp32": (*of_int8, *of_pictures), "fp16": of_int8, "int8": ()}[args.precision]
+    for name in vain:
+        if getattr(args, name) not in (None, False):
+            raise MrcnnError(f"--{name.replace('_', '-')} is for --precision int8: leave one of them out")
+    if args.precision == "fp32":
+        return None
+    return PrecisionOptions(
+        precision=args.precision,
+        cache=args.calib_cache or cache_path(onnx),
+        target=args.target or "tensorrt",
+        source=args.calib,
+        folder=args.calib_images,
+        images=DEFAULT_IMAGES[args.precision] if args.calib_limit is None else args.calib_limit,
+        observer=args.observer or "mse",
+        max_ap_drop=args.max_ap_drop,
+        recalibrate=args.recalibrate,
     )
 
 
@@ -83,8 +159,6 @@ def engine_options(args: argparse.Namespace, deployment: Deployment | None) -> l
     for name in _FLAGS:
         if getattr(args, name):
             add("--" + name.replace("_", "-"))
-    if args.output is not None and args.model.suffix == ".onnx":
-        add("--output", args.output)
     if args.images:
         add("--images", *args.images)
     return options

@@ -16,12 +16,14 @@ class Files:
     Attributes:
         model: what was given.
         onnx: the same, or what is made of a checkpoint.
+        graph: the same, or what that is converted to; the engine is built of it.
         timing, layers: TensorRT's measurements, and what it made of each layer.
         references: what the engine is compared with.
     """
 
     model: Path
     onnx: Path
+    graph: Path
     engine: Path
     timing: Path
     layers: Path
@@ -33,15 +35,23 @@ class Files:
         model: Path = args.model
         folder: Path = args.output or (Path(model.stem) if from_checkpoint else model.parent)
         onnx = folder / "model.onnx" if from_checkpoint else model
-        engine = folder / f"{onnx.stem}.engine"
+        graph = onnx if args.precision == "fp32" else folder / f"{onnx.stem}.{_suffix(args)}.onnx"
+        engine = folder / f"{graph.stem}.engine"
         return cls(
             model=model,
             onnx=onnx,
+            graph=graph,
             engine=engine,
             timing=args.timing_cache or engine.with_name(engine.name + ".timing"),
             layers=engine.with_suffix(".layers.json"),
-            references=(onnx, model) if from_checkpoint else (onnx,),
+            # What a lower precision costs was measured when the graph was converted.
+            references=(onnx, model) if from_checkpoint and graph == onnx else (graph,),
         )
+
+    @staticmethod
+    def has_engine(args: argparse.Namespace) -> bool:
+        """Whether an engine is to be built."""
+        return not args.onnx_only and args.target != "cpu"
 
     def check(self, args: argparse.Namespace) -> None:
         """Refuses what would fail after minutes, or overwrite something else.
@@ -52,7 +62,16 @@ class Files:
         from mrcnn.runtime.images import image_files
 
         written = {} if self.onnx == self.model else {"the ONNX file": self.onnx}
-        if not args.onnx_only:
+        if self.graph != self.onnx:
+            from mrcnn.export.precision import report
+
+            written |= {"the converted file": self.graph, "its report": report.report_path(self.graph)}
+            if args.calib is not None:
+                written["--calib-cache"] = args.calib_cache or report.cache_path(self.onnx)
+            if args.max_ap_drop is not None:
+                written["the search"] = report.search_path(self.graph)
+                written["its plot"] = report.plot_path(self.graph)
+        if self.has_engine(args):
             written |= {"the engine": self.engine, "its description": sidecar_path(self.engine)}
             written |= {"--timing-cache": self.timing}
             if args.inspect:
@@ -71,6 +90,11 @@ class Files:
             if path.exists() and not path.is_file() and what != "--json":
                 raise MrcnnError(f"{path}: not a regular file")
             seen[place] = what
+
+
+def _suffix(args: argparse.Namespace) -> str:
+    """What a converted file's name has before `.onnx`."""
+    return f"{args.precision}-cpu" if args.target == "cpu" else str(args.precision)
 
 
 def report_path(engine: Path, reference: Path) -> Path:

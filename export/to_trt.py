@@ -20,6 +20,7 @@ from mrcnn.files import write_json
 
 if TYPE_CHECKING:
     from mrcnn.description import Deployment
+    from mrcnn.export.precision.options import PrecisionOptions
     from mrcnn.export.profiles import SizeWishes
     from mrcnn.sidecar import Profile
 
@@ -27,11 +28,15 @@ EXAMPLES = """\
   mrcnn export ckpt.pth                                 ckpt/model.onnx and ckpt/model.engine, any image size
   mrcnn export ckpt.pth --shape 800x1344 --batch 1      one input size: the fastest engine
   mrcnn export ckpt.pth --bucket 800x1344 --bucket 1344x800       one for wide images, one for high ones
+  mrcnn export ckpt.pth --precision fp16 --calib photos/
+  mrcnn export ckpt.pth --precision int8 --calib val.json --max-ap-drop 0.5    what loses AP stays in FP16
+  mrcnn export ckpt/model.onnx --precision int8 --target cpu --calib photos/   for ONNX Runtime, no engine
   mrcnn export ckpt.pth --onnx-only                     here; then, on the GPU machine, without PyTorch:
   mrcnn export ckpt/model.onnx --images photos/
 
 files, beside each other:
   model.onnx               the graph, validated; runs on ONNX Runtime anywhere
+  model.int8.onnx          what --precision makes of it (.fp16, .int8, .int8-cpu), with a .report.json
   model.engine             a plain TensorRT plan, for this GPU and this TensorRT
   model.engine.json        what it is: the runtime reads it first
   model.engine.timing      TensorRT's measurements, which make the next build shorter
@@ -59,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_sizes(
         parser.add_argument_group("the network's input (height x width in pixels, multiples of 32)")
     )
+    arguments.add_precision(parser.add_argument_group("precision"))
     arguments.add_engine(parser.add_argument_group("the engine"))
     check = parser.add_argument_group("the comparison with ONNX Runtime and PyTorch after the build")
     check.add_argument(
@@ -78,17 +84,21 @@ def run(args: argparse.Namespace) -> int:
     from_checkpoint = _is_checkpoint(args.model)
     _refuse_vain_options(args, from_checkpoint=from_checkpoint)
     files = Files.of(args, from_checkpoint=from_checkpoint)
+    precision = arguments.precision_options(args, onnx=files.onnx)
     files.check(args)
+    has_engine = files.has_engine(args)
     if not from_checkpoint:
-        _need("onnx", *(() if args.no_verify else ("scipy", "pycocotools")))
+        _need("onnx", *(() if args.no_verify and precision is None else ("scipy", "pycocotools")))
     built: dict[str, Any] = {}
     missing: MissingRequirementError | None = None
-    with Progress((4 if from_checkpoint else 1) + (0 if args.onnx_only else 1)) as progress:
+    with Progress(_steps(precision, from_checkpoint=from_checkpoint) + has_engine) as progress:
         if from_checkpoint:
             exported = _export(args, files, wishes, progress)
         else:
-            exported = _read_onnx(files.onnx, wishes, progress)
-        if not args.onnx_only:
+            exported = _read_onnx(files.onnx, wishes, progress, builds=has_engine)
+        if precision is not None:
+            exported = _convert(files, exported, precision, progress)
+        if has_engine:
             try:
                 built = _build(args, files, exported, progress)
             except MissingRequirementError as error:
@@ -105,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
     if missing:
         raise missing
     if args.json != "-":
-        path = shlex.quote(str(files.onnx if args.onnx_only else files.engine))
+        path = shlex.quote(str(files.engine if has_engine else files.graph))
         print(f"next: mrcnn infer {path} PHOTO.jpg --output overlays")
     return 1 if report.get("equal") is False else 0
 
@@ -152,7 +162,7 @@ def _export(args: argparse.Namespace, files: Files, wishes: "SizeWishes", progre
     return Exported(deployment=deployment, profiles=profiles, report=report)
 
 
-def _read_onnx(path: Path, wishes: "SizeWishes", progress: Progress) -> Exported:
+def _read_onnx(path: Path, wishes: "SizeWishes", progress: Progress, *, builds: bool) -> Exported:
     """An ONNX file that was exported elsewhere, after ONNX Runtime and ONNX's checker have read it."""
     import onnx
 
@@ -167,10 +177,31 @@ def _read_onnx(path: Path, wishes: "SizeWishes", progress: Progress) -> Exported
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise MrcnnError(f"{path}: not a valid ONNX graph: {' '.join(str(error).split())[:300]}") from error
     deployment = backend.deployment
+    if deployment.quantized_for == "cpu" and builds:
+        raise MrcnnError(
+            f"{path}: is laid out for ONNX Runtime's INT8 kernels on a CPU, which TensorRT has not: convert "
+            "the float32 file with --precision int8 --target tensorrt"
+        )
     size = (deployment.height, deployment.width) if deployment.height and deployment.width else None
     rule = deployment.description.resize
     profiles = choose_profiles(rule, size=size, batch=deployment.batch, wishes=wishes)
     return Exported(deployment=deployment, profiles=profiles, report={"onnx": str(path)})
+
+
+def _steps(precision: "PrecisionOptions | None", *, from_checkpoint: bool) -> int:
+    from mrcnn.export.precision.convert import steps
+
+    return (4 if from_checkpoint else 1) + (0 if precision is None else steps(precision))
+
+
+def _convert(files: Files, exported: Exported, options: "PrecisionOptions", progress: Progress) -> Exported:
+    """The same in a lower precision."""
+    from mrcnn.export.precision.convert import convert
+
+    converted = convert(files.onnx, files.graph, options, on_step=progress.step, on_part=progress.part)
+    target = options.target if options.precision == "int8" else None
+    deployment = replace(exported.deployment, precision=options.precision, quantized_for=target)
+    return replace(exported, deployment=deployment, report=exported.report | {"converted": converted})
 
 
 def _build(args: argparse.Namespace, files: Files, exported: Exported, progress: Progress) -> dict[str, Any]:
@@ -183,15 +214,17 @@ def _build(args: argparse.Namespace, files: Files, exported: Exported, progress:
         target = find_target()
     except MissingRequirementError as error:
         options = arguments.engine_options(args, exported.deployment)
-        again = shlex.join(["mrcnn", "export", str(files.onnx), *options])
+        if args.output is not None and args.model.suffix == ".onnx":
+            options += ["--output", str(args.output)]
+        again = shlex.join(["mrcnn", "export", str(files.graph), *options])
         raise MissingRequirementError(
-            f"{error}; {files.onnx} is ready: on the GPU machine run: {again}"
+            f"{error}; {files.graph} is ready: on the GPU machine run: {again}"
         ) from error
     if not args.no_verify:
         _need("cuda.bindings")  # told now, not after minutes
     progress.step("building the engine, for minutes")
     built = build_engine(
-        files.onnx,
+        files.graph,
         files.engine,
         deployment=exported.deployment,
         profiles=exported.profiles,
@@ -239,12 +272,16 @@ def _verify(args: argparse.Namespace, files: Files, exported: Exported) -> dict[
 
 def _tell(report: dict[str, Any]) -> None:
     """What was written."""
+    from mrcnn.export.precision.report import lines
+
     if "architecture" in report:
         print(f"{report['architecture']}, {report['classes']} classes")
         for assumption in report["assumptions"]:
             print(f"assumed: {assumption}")
         size = Path(report["onnx"]).stat().st_size / 1e6
         print(f"wrote {report['onnx']} ({size:.0f} MB): {report['input']}, every stage equal to PyTorch's")
+    for line in lines(report["converted"]) if "converted" in report else ():
+        print(line)
     if "engine" in report:
         size = Path(report["engine"]).stat().st_size / 1e6
         done = "wrote" if report["built"] else "up to date (--force builds it again):"
@@ -277,12 +314,12 @@ def _refuse_vain_options(args: argparse.Namespace, *, from_checkpoint: bool) -> 
         vain = overrides.given(args) + (["--input-dtype"] if args.input_dtype else [])
         if vain:
             raise MrcnnError(f"{vain[0]} is for checkpoints: in an ONNX file that is decided already")
-        if args.onnx_only:
+        if args.onnx_only and args.precision == "fp32":
             raise MrcnnError(
                 f"{args.model} is an ONNX file already: leave --onnx-only out to build an engine"
             )
-    elif args.onnx_only and (vain := arguments.engine_options(args, None)):
-        raise MrcnnError(f"{vain[0]} is for engines: leave it or --onnx-only out")
+    if (args.onnx_only or args.target == "cpu") and (vain := arguments.engine_options(args, None)):
+        raise MrcnnError(f"{vain[0]} is for engines, but none is to be built here: leave it out")
 
 
 if __name__ == "__main__":

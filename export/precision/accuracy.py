@@ -1,0 +1,148 @@
+"""How good a variant of a model is on the pictures that it was calibrated with, and how fast it runs."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mrcnn.errors import MrcnnError
+from mrcnn.export.precision.images import CalibrationImages
+from mrcnn.findings import Findings, findings_of
+from mrcnn.parity_ap import parity_ap
+from mrcnn.runtime import Runtime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """Of one variant on some pictures, in points of 100.
+
+    Attributes:
+        parity_box, parity_mask: AP with the float32 model's detections as the truth; the masks' is None for
+            models without.
+        box, mask: COCO AP, where the pictures are annotated.
+        milliseconds: of a picture, from its pixels to its detections on this machine's CPU; the median.
+    """
+
+    parity_box: float | None
+    parity_mask: float | None
+    box: float | None = None
+    mask: float | None = None
+    milliseconds: float
+
+    @property
+    def parity(self) -> float:
+        """The lower of the two; 100 where the float32 model finds nothing."""
+        return min(value for value in (self.parity_box, self.parity_mask, 100.0) if value is not None)
+
+    def to_dict(self) -> dict[str, float | None]:
+        return {name: None if value is None else round(value, 4) for name, value in asdict(self).items()}
+
+
+class Judge:
+    """Compares variants with the float32 model.
+
+    Args:
+        reference: the float32 model's ONNX file.
+        images: the pictures.
+        on_progress: called with a title, how many pictures are done, and of how many.
+    """
+
+    def __init__(
+        self, reference: Path, images: CalibrationImages, *, on_progress: Callable[[str, int, int], None]
+    ) -> None:
+        self._images = images
+        self._tell = on_progress
+        found, milliseconds = self._run(reference, range(len(images)), "float32")
+        self._reference = found
+        self.has_masks = any(one.rles is not None for one in found)
+        self.reference = self._accuracy(reference, found, range(len(images)), milliseconds)
+
+    @property
+    def is_annotated(self) -> bool:
+        return self._images.dataset is not None
+
+    def accuracy(self, model: Path, *, places: Sequence[int] | None = None, title: str) -> Accuracy:
+        """Runs a variant on the pictures at `places`, or on all."""
+        places = range(len(self._images)) if places is None else places
+        found, milliseconds = self._run(model, places, title)
+        return self._accuracy(model, found, places, milliseconds)
+
+    def drop(self, accuracy: Accuracy) -> float:
+        """What was lost to float32, in points: of COCO's AP, or of parity AP without annotations.
+
+        Of boxes and masks the greater. For all pictures.
+        """
+        if not self.is_annotated:
+            return 100 - accuracy.parity
+        losses = [
+            before - after
+            for before, after in (
+                (self.reference.box, accuracy.box),
+                (self.reference.mask, accuracy.mask),
+            )
+            if before is not None and after is not None
+        ]
+        if not losses:
+            raise MrcnnError("the calibration images have no object to measure AP on: annotate some")
+        return max(losses)
+
+    def _run(self, model: Path, places: Sequence[int], title: str) -> tuple[list[Findings], float]:
+        found, seconds = [], []
+        with Runtime(model, device="cpu") as runtime:
+            for done, place in enumerate(places):
+                self._tell(title, done, len(places))
+                pixels = self._images.read(place)
+                start = time.perf_counter()
+                detections = runtime.infer(pixels, color="rgb")
+                seconds.append(time.perf_counter() - start)
+                found.append(findings_of(detections))
+        return found, 1e3 * float(np.median(seconds))
+
+    def _accuracy(
+        self, model: Path, found: Sequence[Findings], places: Sequence[int], milliseconds: float
+    ) -> Accuracy:
+        reference = [self._reference[place] for place in places]
+        box, mask = self._coco(model, found, places)
+        return Accuracy(
+            parity_box=parity_ap(reference, found, kind="bbox"),
+            parity_mask=parity_ap(reference, found, kind="segm") if self.has_masks else None,
+            box=box,
+            mask=mask,
+            milliseconds=milliseconds,
+        )
+
+    def _coco(
+        self, model: Path, found: Sequence[Findings], places: Sequence[int]
+    ) -> tuple[float | None, float | None]:
+        """COCO's AP of boxes and of masks."""
+        dataset = self._images.dataset
+        if dataset is None:
+            return None, None
+        from mrcnn.evaluation import evaluate_detections, map_labels
+
+        with Runtime(model, device="cpu") as runtime:
+            category_ids, _ = map_labels(runtime.class_names, dataset)
+        indices = [self._images.indices[place] for place in places]
+        results: list[dict[str, Any]] = []
+        for index, findings in zip(indices, found, strict=True):
+            for row in range(len(findings)):
+                category = category_ids[int(findings.labels[row])]
+                if category is None:
+                    continue
+                x1, y1, x2, y2 = map(float, findings.boxes[row])
+                result = {
+                    "image_id": dataset.image_id(index),
+                    "category_id": category,
+                    "score": float(findings.scores[row]),
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                }
+                if findings.rles is not None:
+                    result["segmentation"] = findings.rles[row]
+                results.append(result)
+        truth = dataset.ground_truth(indices)
+        masks = self.has_masks and all(a.get("segmentation") for a in truth["annotations"])
+        evaluation = evaluate_detections(truth, results, iou_types=("bbox", "segm") if masks else ("bbox",))
+        return evaluation.box.AP, None if evaluation.mask is None else evaluation.mask.AP

@@ -1,0 +1,131 @@
+"""The pictures that a model is calibrated on, brought to the network as the runtime brings them."""
+
+import hashlib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mrcnn.errors import MrcnnError
+from mrcnn.runtime.backend import Batch
+from mrcnn.runtime.backend_onnx import OnnxBackend
+from mrcnn.runtime.images import RgbArray, image_files, read_image
+from mrcnn.runtime.jobs import Jobs
+
+if TYPE_CHECKING:
+    from mrcnn.data.coco import CocoDataset
+
+# Fewer say little about what other images will be like.
+_FEW = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationImages:
+    """Pictures that can be read and show something.
+
+    Attributes:
+        paths: of the pictures.
+        digest: SHA-256 over their contents, in order.
+        dataset, indices: the annotated images that they are, where there are annotations.
+        notes: what a user should know of them, one line each.
+    """
+
+    paths: tuple[Path, ...]
+    digest: str
+    dataset: "CocoDataset | None" = None
+    indices: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, place: int) -> RgbArray:
+        """A picture as (h, w, 3) uint8 RGB."""
+        return read_image(self.paths[place])
+
+    def some(self, number: int) -> list[int]:
+        """The places of so many pictures, spread evenly."""
+        return spread(len(self), number)
+
+
+def open_images(source: Path, *, folder: Path | None, limit: int) -> CalibrationImages:
+    """Looks through pictures and takes `limit` of those that are usable, spread evenly.
+
+    Args:
+        source: a folder of pictures, a picture, or a COCO document.
+        folder: where the pictures of a COCO document lie; None: images/ beside it.
+
+    Raises:
+        MrcnnError: there are none, or none that shows anything, or pictures of the document are missing.
+    """
+    dataset = None
+    if source.suffix == ".json":
+        from mrcnn.data.coco import CocoDataset
+
+        dataset = CocoDataset(source, images=folder, masks=False)
+        candidates = [dataset.image_path(index) for index in range(len(dataset))]
+    elif folder is not None:
+        raise MrcnnError(f"--calib-images {folder}: is for a COCO document, but --calib {source} is none")
+    else:
+        candidates = image_files([source])
+    digest = hashlib.sha256()
+    paths: list[Path] = []
+    indices: list[int] = []
+    blank = 0
+    for index in spread(len(candidates), limit):
+        try:
+            image = read_image(candidates[index])
+        except MrcnnError as error:
+            print(f"skipped: {error}", file=sys.stderr)
+            continue
+        if (image == image[0, 0]).all():
+            blank += 1
+            continue
+        digest.update(hashlib.sha256(candidates[index].read_bytes()).digest())
+        paths.append(candidates[index])
+        indices.append(index)
+    if not paths:
+        seen = "are all of one colour" if blank else "cannot be read"
+        raise MrcnnError(f"--calib {source}: the pictures {seen}: give some as the model will see them")
+    notes = [f"{blank} pictures of one colour were left out"] if blank else []
+    if len(paths) < _FEW:
+        notes.append(f"ranges come from {len(paths)} pictures: others may exceed them; {limit} are better")
+    return CalibrationImages(
+        paths=tuple(paths),
+        digest=digest.hexdigest(),
+        dataset=dataset,
+        indices=tuple(indices) if dataset else (),
+        notes=tuple(notes),
+    )
+
+
+def spread(total: int, number: int) -> list[int]:
+    """At most `number` of 0 … total - 1, spread evenly."""
+    if number >= total:
+        return list(range(total))
+    return [int(place) for place in np.linspace(0, total - 1, number)]
+
+
+def network_inputs(
+    model: Path, images: CalibrationImages, places: Sequence[int]
+) -> Iterator[Mapping[str, NDArray[Any]]]:
+    """The inputs of the graph in `model` for pictures, one by one, as `Runtime.infer` makes them."""
+    backend = OnnxBackend(model, device="cpu", threads=None)
+    jobs = Jobs(backend, min_score=0)
+    try:
+        for place in places:
+            picture = jobs.picture(place, images.read(place), "rgb")
+            batch = Batch(
+                images=[picture.pixels],
+                resized=[picture.resized],
+                padded=picture.padded,
+                rows=backend.deployment.batch or 1,
+            )
+            pixels, sizes = backend.prepare(batch)
+            yield {"images": pixels, "image_sizes": sizes}
+    finally:
+        backend.close()

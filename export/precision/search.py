@@ -1,0 +1,166 @@
+"""Automatic mixed precision: which layers go back to floating point so that accuracy stays within a limit.
+
+First each group of layers is returned alone, on a few pictures, and what parity AP gains by that is noted.
+Then groups are returned in the order of gain per work, and the fewest that reach the limit on all pictures
+are found by doubling and bisection. Everything that was measured is kept in a file, so that a search that
+was interrupted goes on where it was.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mrcnn.errors import MrcnnError
+from mrcnn.export.precision.accuracy import Accuracy
+from mrcnn.files import atomic_path
+
+# Pictures for the gain of a single group, of which there are dozens.
+FEW = 8
+
+# Added to each group's share of the work, so that one that costs nothing does not come first for no gain.
+_LEAST_WORK = 0.005
+
+# Accuracy of a variant that keeps these groups, on all pictures or on a few.
+Measure = Callable[[frozenset[str], bool], Accuracy]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """A variant that was measured on all pictures, and the points that it loses."""
+
+    keep: tuple[str, ...]
+    accuracy: Accuracy
+    drop: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a search has found.
+
+    Attributes:
+        chosen: the fewest groups found that reach the limit; the last, with all of them, if none does.
+        reached: whether it does.
+        gains: parity AP that each group's return gains, on a few pictures; empty where none was needed.
+        order: in which groups were returned.
+        steps: all that was measured, the fastest first.
+    """
+
+    chosen: Step
+    reached: bool
+    gains: Mapping[str, float] = field(default_factory=dict)
+    order: tuple[str, ...] = ()
+    steps: tuple[Step, ...] = ()
+
+
+def search(
+    measure: Measure,
+    drop: Callable[[Accuracy], float],
+    *,
+    work: Mapping[str, float],
+    limit: float,
+    on_progress: Callable[[str, int, int], None],
+) -> Outcome:
+    """The groups to return.
+
+    Args:
+        measure: accuracy of the variant that keeps these groups in floating point; on a few pictures if True.
+        drop: points that it loses, on all pictures.
+        work: each group's share of the multiplications, 0…1.
+        limit: points that may be lost.
+    """
+    steps: dict[int, Step] = {}
+    order: list[str] = []
+
+    def step(number: int) -> Step:
+        if number not in steps:
+            on_progress("groups returned", number, len(work))
+            keep = tuple(order[:number])
+            accuracy = measure(frozenset(keep), False)
+            steps[number] = Step(keep=keep, accuracy=accuracy, drop=drop(accuracy))
+        return steps[number]
+
+    if step(0).drop <= limit:
+        return Outcome(chosen=steps[0], reached=True, steps=(steps[0],))
+    gains = _gains(measure, list(work), on_progress)
+    order += sorted(work, key=lambda group: -gains[group] / (work[group] + _LEAST_WORK))
+    high = 1
+    while step(min(high, len(order))).drop > limit and high < len(order):
+        high *= 2
+    high = min(high, len(order))
+    low = high // 2
+    while high - low > 1 and steps[high].drop <= limit:
+        middle = (low + high) // 2
+        if step(middle).drop <= limit:
+            high = middle
+        else:
+            low = middle
+    return Outcome(
+        chosen=steps[high],
+        reached=steps[high].drop <= limit,
+        gains=gains,
+        order=tuple(order),
+        steps=tuple(steps[number] for number in sorted(steps)),
+    )
+
+
+def _gains(
+    measure: Measure, groups: Sequence[str], on_progress: Callable[[str, int, int], None]
+) -> dict[str, float]:
+    before = measure(frozenset(), True)
+    gains = {}
+    for number, group in enumerate(groups):
+        on_progress("sensitivity", number, len(groups))
+        gains[group] = _mean(measure(frozenset([group]), True)) - _mean(before)
+    return gains
+
+
+def _mean(accuracy: Accuracy) -> float:
+    """Of boxes and masks: smoother than the lower of the two."""
+    known = [value for value in (accuracy.parity_box, accuracy.parity_mask) if value is not None]
+    return sum(known) / len(known) if known else 100.0
+
+
+class Notebook:
+    """Remembers measurements in a file, for a search that goes on later.
+
+    Args:
+        path: of the file.
+        key: of all that the measurements depend on; those of another key are forgotten.
+    """
+
+    def __init__(self, path: Path, key: str) -> None:
+        self._path, self._key = path, key
+        self._known: dict[str, Any] = {}
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content["key"] == key:
+                self._known = {name: Accuracy(**figures) for name, figures in content["measured"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            self._known = {}  # none, or one that is no use
+
+    @property
+    def known(self) -> int:
+        return len(self._known)
+
+    def remembering(self, measure: Measure) -> Measure:
+        """`measure`, but each variant once."""
+
+        def remembered(keep: frozenset[str], few: bool) -> Accuracy:
+            name = json.dumps([few, sorted(keep)])
+            if name not in self._known:
+                self._known[name] = measure(keep, few)
+                self._write()
+            known: Accuracy = self._known[name]
+            return known
+
+        return remembered
+
+    def _write(self) -> None:
+        measured = {name: asdict(accuracy) for name, accuracy in self._known.items()}
+        try:
+            with atomic_path(self._path) as temporary:
+                temporary.write_text(json.dumps({"key": self._key, "measured": measured}), encoding="utf-8")
+        except OSError as error:
+            raise MrcnnError(f"{self._path}: cannot be written: {error.strerror or error}") from error
