@@ -6,6 +6,9 @@ from pathlib import Path
 
 _STAT = Path("/proc/stat")
 
+# What a desktop does by itself is less.
+_DISTURBING_CORES = 0.2
+
 
 class OtherWork:
     """Measures what runs beside the `with` block; `cores` holds the result afterwards.
@@ -31,6 +34,12 @@ class OtherWork:
             return
         others = (busy_now - busy) - (time.process_time() - own)
         self.cores = round(max(0.0, others / (time.monotonic() - wall)), 2)
+
+    def doubts(self) -> list[str]:
+        """A note, if other programs have disturbed the measurement."""
+        if self.cores is None or self.cores < _DISTURBING_CORES:
+            return []
+        return [f"other programs kept {self.cores:.1f} cores busy meanwhile: doubt these times"]
 
 
 def _busy_seconds() -> float | None:

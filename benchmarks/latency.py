@@ -23,9 +23,6 @@ EXAMPLES = """\
 # Memory grows with the size of the image, not with their number.
 _MEMORY_IMAGES = 4
 
-# What a desktop does by itself is less.
-_DISTURBING_CORES = 0.2
-
 NOT_MEASURED = (
     "reading files: each image's bytes are in memory before its round",
     "loading the models, and the first runs, which are warm-up",
@@ -50,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from mrcnn.benchmarks.report import document
+    from mrcnn.report import document
     from mrcnn.runtime.images import image_files
 
     report = measure_latency(
@@ -91,8 +88,8 @@ def measure_latency(
     """
     from mrcnn.benchmarks import memory, programs
     from mrcnn.benchmarks.contention import OtherWork
-    from mrcnn.benchmarks.report import available_cores
     from mrcnn.benchmarks.timing import percentiles_ms, speedup, take_turns
+    from mrcnn.report import available_cores
     from mrcnn.runtime import Runtime
 
     threads = threads or available_cores()
@@ -112,7 +109,7 @@ def measure_latency(
         data = [path.read_bytes() for path in images]
         with OtherWork() as other_work:
             seconds = take_turns(contenders, data, repeats=repeats, warmup=warmup, progress="timing")
-        notes = [*doubts, *_busy(other_work.cores)]
+        notes = [*doubts, *other_work.doubts()]
     rle: dict[str, float] = {}
     if "rle" in seconds:
         rle = percentiles_ms(seconds["rle"]) | speedup(seconds["rle"], seconds["reference"])
@@ -146,13 +143,6 @@ def _reference_peak_rss_mb(
     if reference.suffix == ".onnx":
         return memory.runtime_peak_rss_mb(reference, images, threads=threads)
     return memory.reference_peak_rss_mb(reference, deployment, images, threads=threads)
-
-
-def _busy(other_cores: float | None) -> list[str]:
-    """A note, if other programs have disturbed the measurement."""
-    if other_cores is None or other_cores < _DISTURBING_CORES:
-        return []
-    return [f"other programs kept {other_cores:.1f} cores busy meanwhile: doubt these times"]
 
 
 def print_table(report: dict[str, Any]) -> None:

@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from mrcnn.benchmarks.report import document
+    from mrcnn.report import document
     from mrcnn.runtime.images import image_files
 
     if args.output is not None and args.output.exists() and not args.output.is_dir():

@@ -4,7 +4,7 @@ PyTorch is imported by `load_reference` alone: the memory of a process that only
 count it, and a machine without it can compare an engine with its ONNX file.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mrcnn.description import ModelDescription
 from mrcnn.findings import Findings, findings_of
 from mrcnn.runtime import Runtime, read_image
-from mrcnn.runtime.sizes import Size
+from mrcnn.runtime.sizes import InputRange, Size
 
 if TYPE_CHECKING:
     from mrcnn.checkpoint import Checkpoint
@@ -79,19 +79,14 @@ def timed_reference(path: Path, runtime: Runtime, *, threads: int) -> Iterator[t
             notes = doubts(exported.description, exported.deployment.weights_sha256, runtime)
             yield (lambda data: runtime_to_bitmaps(exported, data)), notes
         return
-    import torch
-
     from mrcnn.checkpoint import load_checkpoint
+    from mrcnn.devices import cpu_threads
 
     checkpoint = load_checkpoint(path)
     predictor = load_reference(checkpoint, runtime.description)
     notes = doubts(checkpoint.description, checkpoint.weights_sha256, runtime)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with cpu_threads(threads):
         yield (lambda data: pytorch_to_bitmaps(predictor, data)), notes
-    finally:
-        torch.set_num_threads(before)
 
 
 def load_reference(
@@ -124,20 +119,32 @@ def doubts(description: ModelDescription, weights_sha256: str, runtime: Runtime)
     lines = []
     if runtime.deployment.weights_sha256 != weights_sha256:
         lines.append("the model was exported from other weights than the reference's")
-    own, exported = asdict(description), asdict(runtime.description)
-    changed = [name for name, value in own.items() if value != exported[name]]
-    if changed:
+    if changed := changed_rules(description, runtime.description):
         lines.append(
-            f"the model was exported with another {', '.join(changed)} than the reference's; "
+            f"the model was exported with another {changed} than the reference's; "
             "the reference runs with the model's"
         )
-    fixed = [entry.fixed_size for entry in runtime.ranges]
-    if sizes := [f"{size[0]}x{size[1]}" for size in fixed if size is not None]:
-        lines.append(
-            f"the model's input is fixed at {' or '.join(sizes)} pixels: images are shrunk "
-            "to fit and padded to fill it, which changes what is found (parity --same-input leaves that out)"
-        )
+    if fixed := fixed_input(runtime.ranges):
+        lines.append(f"the model's {fixed} (parity --same-input leaves that out)")
     return tuple(lines)
+
+
+def changed_rules(description: ModelDescription, other: ModelDescription) -> str:
+    """The names of what the two descriptions have different, "" where they are equal."""
+    ours, theirs = asdict(description), asdict(other)
+    return ", ".join(name for name, value in ours.items() if value != theirs[name])
+
+
+def fixed_input(ranges: Sequence[InputRange]) -> str:
+    """What a model's fixed input sizes do to its images, "" where it has none."""
+    fixed = [entry.fixed_size for entry in ranges]
+    sizes = [f"{size[0]}x{size[1]}" for size in fixed if size is not None]
+    if not sizes:
+        return ""
+    return (
+        f"input is fixed at {' or '.join(sizes)} pixels: images are shrunk to fit and padded to fill it, "
+        "which changes what is found"
+    )
 
 
 def _reference_findings(predictor: "TorchPredictor", pixels: NDArray[np.uint8]) -> Findings:
@@ -149,6 +156,13 @@ def _reference_findings(predictor: "TorchPredictor", pixels: NDArray[np.uint8]) 
     if bitmaps is not None:
         rles = tuple(coco_mask.encode(np.asfortranarray(bitmap, np.uint8)) for bitmap in bitmaps)
     return Findings(boxes=found["boxes"], scores=found["scores"], labels=found["labels"], rles=rles)
+
+
+def file_to_bitmaps(predictor: "Runtime | TorchPredictor") -> Timed:
+    """What takes an image file's bytes to masks (N, H, W) with this program."""
+    if isinstance(predictor, Runtime):
+        return lambda data: runtime_to_bitmaps(predictor, data)
+    return lambda data: pytorch_to_bitmaps(predictor, data)
 
 
 def pytorch_to_bitmaps(predictor: "TorchPredictor", data: bytes) -> NDArray[np.bool_] | None:

@@ -37,6 +37,10 @@ COMMANDS = {
         "compare an exported model with its checkpoint, detection by detection",
     ),
     "bench": ("mrcnn.benchmarks.latency", "time an exported model against its checkpoint"),
+    "compare": (
+        "mrcnn.benchmarks.compare",
+        "accuracy, agreement, size and time of several models, side by side",
+    ),
     "doctor": ("mrcnn.doctor", "what this machine has and misses, and what to do about it"),
 }
 

@@ -1,4 +1,7 @@
-"""The device that a command line asks for."""
+"""The device that a command line asks for, and how many threads PyTorch has on the CPU."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -29,3 +32,15 @@ def choose_device(name: str | None) -> torch.device:
         found = f"only {count} of these" if count else "no usable GPU"
         raise MissingRequirementError(f"--device {name}: PyTorch finds {found} here; use --device cpu")
     return device
+
+
+@contextmanager
+def cpu_threads(count: int | None) -> Iterator[None]:
+    """Inside the block PyTorch computes with that many threads; None for as many as before."""
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -29,6 +29,16 @@ class Predictor(Protocol):
     def infer(self, image: Any, *, color: str = "bgr") -> Any: ...
 
 
+class Classes(Protocol):
+    """Numbered and named classes, the background first: of a `DetectionDataset`, for example."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
+
+    @property
+    def category_ids(self) -> tuple[int, ...]: ...
+
+
 @dataclass(frozen=True)
 class AveragePrecision:
     """COCO's summary in points of 100. None where the ground truth has no object to measure it on.
@@ -78,10 +88,23 @@ def evaluate_detections(
     return Evaluation(box=summaries["bbox"], mask=summaries.get("segm"))
 
 
+def average_precision(truth: Json, results: Sequence[Json], *, masks: bool) -> Evaluation:
+    """As `evaluate_detections`, of masks where the ground truth has some.
+
+    Args:
+        masks: whether the results have masks.
+    """
+    has_masks = masks and any(annotation.get("segmentation") for annotation in truth["annotations"])
+    return evaluate_detections(truth, results, iou_types=("bbox", "segm") if has_masks else ("bbox",))
+
+
 def map_labels(
-    class_names: Sequence[str], dataset: DetectionDataset
+    class_names: Sequence[str], dataset: Classes, *, of: str = "the data"
 ) -> tuple[tuple[int | None, ...], tuple[str, ...]]:
     """The dataset's category id of each of a model's labels (None: has none), by the names of the classes.
+
+    Args:
+        of: how the lines call the dataset.
 
     Returns:
         The ids, with None for the background, and what had to be assumed, one line each.
@@ -95,21 +118,22 @@ def map_labels(
     if not named:
         if len(class_names) != len(dataset.class_names):
             raise MrcnnError(
-                f"the model's classes ({_listed(class_names[1:])}) and those of the data "
+                f"the model's classes ({_listed(class_names[1:])}) and those of {of} "
                 f"({_listed(dataset.class_names[1:])}) have no name in common"
             )
         line = (
-            f"no class name is common to model and data ({class_names[1]!r}, {dataset.class_names[1]!r}, …): "
+            f"no class name is common to the model and {of} "
+            f"({class_names[1]!r}, {dataset.class_names[1]!r}, …): "
             "label n is taken for the n-th category in the order of the ids"
         )
         return (None, *dataset.category_ids[1:]), (line,)
     assumptions = []
-    unknown = [name for name in by_name if name not in class_names]
+    unknown = [name for name in by_name if name not in (*class_names, *_UNUSED)]
     surplus = [name for name in class_names[1:] if name not in by_name and name not in _UNUSED]
     if unknown:
-        assumptions.append(f"the model does not know {_listed(unknown)} of the data: these count as missed")
+        assumptions.append(f"the model does not know {_listed(unknown)} of {of}: these count as missed")
     if surplus:
-        assumptions.append(f"the data have no category {_listed(surplus)}: such detections are left out")
+        assumptions.append(f"no category of {of} is {_listed(surplus)}: such detections are left out")
     return ids, tuple(assumptions)
 
 
@@ -133,11 +157,22 @@ def detect(
         started = time.perf_counter()
         found = predictor.infer(image, color="rgb").to_coco(dataset.image_id(index))
         seconds += time.perf_counter() - started
-        for result in found:
-            category = category_ids[result["category_id"]]
-            if category is not None:
-                results.append({**result, "category_id": category})
+        results += with_categories(found, category_ids)
     return results, seconds
+
+
+def with_categories(results: Sequence[Json], category_ids: Sequence[int | None]) -> list[Json]:
+    """COCO results with the dataset's categories instead of a model's labels; those of no category left out.
+
+    Args:
+        category_ids: as `map_labels` gives them.
+    """
+    categories = [category_ids[result["category_id"]] for result in results]
+    return [
+        {**result, "category_id": category}
+        for result, category in zip(results, categories, strict=True)
+        if category is not None
+    ]
 
 
 def _summarise(truth: Json, results: Sequence[Json], kind: str) -> AveragePrecision:

@@ -47,7 +47,7 @@ def run_demo(output: Path) -> int:
     from mrcnn.benchmarks.agreement import Tolerances
     from mrcnn.benchmarks.latency import measure_latency
     from mrcnn.benchmarks.parity import measure_parity
-    from mrcnn.benchmarks.report import document
+    from mrcnn.report import document
 
     model = output / "model.onnx"
     with _step("exporting the checkpoint to ONNX, every stage compared with PyTorch"):

@@ -16,10 +16,10 @@ from mrcnn.benchmarks.gpu_check import build, programs, steps, tables
 from mrcnn.benchmarks.gpu_check.deadline import Deadline
 from mrcnn.benchmarks.gpu_check.shell import run
 from mrcnn.benchmarks.gpu_check.steps import INCOMPLETE, PASSED, SKIPPED, Settings
-from mrcnn.benchmarks.report import document
 from mrcnn.diagnosis.machine import importable
 from mrcnn.errors import MissingRequirementError, MrcnnError
 from mrcnn.files import write_json
+from mrcnn.report import document
 
 EXAMPLES = """\
   python benchmarks/gpu_check                          everything, within 8 minutes

@@ -16,8 +16,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from mrcnn.benchmarks.gpu_check.deadline import Deadline
-from mrcnn.benchmarks.report import available_cores
 from mrcnn.errors import MrcnnError
+from mrcnn.report import available_cores
 
 Record = dict[str, Any]
 

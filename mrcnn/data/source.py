@@ -7,6 +7,8 @@ from mrcnn.data.sample import DetectionDataset
 from mrcnn.data.synthetic import KINDS, SyntheticDataset
 from mrcnn.errors import MrcnnError
 
+_SYNTHETIC_IMAGES = 100  # to evaluate on, where no number is given
+
 
 def open_dataset(
     source: str,
@@ -34,3 +36,20 @@ def open_dataset(
     if not os.path.exists(source):  # noqa: PTH110 - Path.exists raises for a name of 300 characters
         raise MrcnnError(f"--data {source}: neither a file nor one of {', '.join(KINDS)}")
     return CocoDataset(source, images=images, masks=masks)
+
+
+def open_for_evaluation(
+    source: str, *, images: str | None, limit: int | None
+) -> tuple[DetectionDataset, range]:
+    """The dataset that `source` names, and the indices of the images to evaluate a model on.
+
+    Args:
+        source, images: as for `open_dataset`.
+        limit: the first so many images; None for all, of synthetic ones 100.
+
+    Raises:
+        MrcnnError: as `open_dataset`.
+    """
+    length = limit or _SYNTHETIC_IMAGES
+    dataset = open_dataset(source, images=images, masks=False, split="val", length=length)
+    return dataset, range(len(dataset))[:limit]

@@ -43,3 +43,10 @@ def test_without_proc_nothing_is_claimed(monkeypatch: pytest.MonkeyPatch, tmp_pa
     with OtherWork() as other:
         pass
     assert other.cores is None
+
+
+@pytest.mark.parametrize(("cores", "lines"), [(None, 0), (0.1, 0), (0.5, 1)])
+def test_what_disturbs_is_told(cores: float | None, lines: int) -> None:
+    other = OtherWork()
+    other.cores = cores
+    assert len(other.doubts()) == lines

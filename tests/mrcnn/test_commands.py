@@ -15,6 +15,8 @@ from mrcnn.cli import main
 from mrcnn.data.synthetic import SyntheticDataset
 from mrcnn.description import ModelDescription, ResizeRule
 from mrcnn.models import build_model
+from tests.conftest import REPOSITORY
+from tests.test_packaging import BLOCKER
 
 TINY = [
     *("--data", "shapes", "--synthetic-images", "8", "--synthetic-size", "64x64", "--min-size", "64"),
@@ -62,6 +64,16 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "shapes.pth"
     torch.manual_seed(0)
     save_checkpoint(path, model=build_model(description), description=description, training={})
+    return path
+
+
+@pytest.fixture(scope="module")
+def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model as an ONNX file."""
+    from mrcnn.export.to_onnx import InputRule, export_onnx
+
+    path = tmp_path_factory.mktemp("exported") / "model.onnx"
+    export_onnx(load_checkpoint(checkpoint), path, inputs=InputRule(), on_step=lambda _: None)
     return path
 
 
@@ -222,10 +234,62 @@ def test_evaluate_a_checkpoint(
     assert "AP50" in table
     assert "3 images" in table
     document = json.loads(result.read_text())
-    assert set(document) == {"model", "data", "images", "box", "mask", "seconds_per_image"}
+    assert document.keys() >= {"model", "data", "images", "seconds_per_image", "machine", "versions"}
+    assert (document["schema_version"], document["kind"]) == (1, "accuracy")
+    assert document["precision"] == "fp32"
     assert set(document["box"]) == set(document["mask"]) == AP_KEYS
     assert document["images"] == 3
     assert 0 <= document["box"]["AP"] < 20, "random weights find nothing"
+
+
+def test_evaluate_says_the_same_of_every_kind_of_model(
+    coco_folder: Path, checkpoint: Path, exported: Path, tmp_path: Path
+) -> None:
+    data = coco_folder / "instances.json"
+    documents = []
+    for model in (checkpoint, exported):
+        result = tmp_path / f"{model.stem}.json"
+        assert main(["evaluate", str(model), "--data", str(data), "--json", str(result)]) == 0
+        documents.append(json.loads(result.read_text()))
+    ours, theirs = documents
+    assert ours.keys() == theirs.keys()
+    for part in ("box", "mask", "machine"):
+        assert ours[part].keys() == theirs[part].keys()
+    assert ours["detections"] == theirs["detections"] > 0
+
+
+def test_evaluate_an_exported_model_without_pytorch(coco_folder: Path, exported: Path) -> None:
+    code = BLOCKER.format(names=("torch", "torchvision")) + (
+        "from mrcnn.cli import main\nsys.exit(main(['evaluate', *sys.argv[1:]]))"
+    )
+    words = [str(exported), "--data", str(coco_folder / "instances.json"), "--json", "-"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=REPOSITORY
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["box"].keys() == AP_KEYS
+
+
+def test_evaluate_counts_what_was_found_and_names_the_precision(
+    coco_folder: Path, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same graph with another precision in its metadata: what counts is what the file says."""
+    import onnx
+
+    from mrcnn.description import METADATA_KEY
+    from mrcnn.runtime import Runtime
+
+    graph = onnx.load(exported)
+    (entry,) = [prop for prop in graph.metadata_props if prop.key == METADATA_KEY]
+    entry.value = json.dumps(json.loads(entry.value) | {"precision": "fp16"})
+    onnx.save(graph, tmp_path / "half.onnx")
+    data = coco_folder / "instances.json"
+    assert main(["evaluate", str(tmp_path / "half.onnx"), "--data", str(data), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["precision"] == "fp16"
+    with Runtime(exported) as runtime:
+        found = [len(runtime.infer(path)) for path in (coco_folder / "images").iterdir()]
+    assert document["detections"] == sum(found)
 
 
 def test_evaluate_prints_json_alone(

@@ -1,4 +1,4 @@
-"""The JSON that every benchmark writes: its figures, and where they come from."""
+"""The JSON of the commands that measure: their figures, and where they come from."""
 
 import os
 import platform
@@ -28,7 +28,7 @@ _PACKAGES = (
 
 
 def document(kind: str, figures: Mapping[str, Any]) -> dict[str, Any]:
-    """A report: `schema_version` and `kind`, then the benchmark's `figures`, then the environment."""
+    """A report: `schema_version` and `kind`, then the `figures`, then the environment."""
     return {"schema_version": SCHEMA_VERSION, "kind": kind, **figures, **environment()}
 
 
