@@ -41,13 +41,13 @@ def add_sizes(group: Any) -> None:
 
 
 def add_precision(group: Any) -> None:
-    from mrcnn.export.precision.options import DEFAULT_IMAGES
+    from mrcnn.export.precision.options import DEFAULT_IMAGES, OBSERVER_NAMES, PRECISIONS, TARGETS
 
     add = group.add_argument
-    add("--precision", choices=("fp32", "fp16", "int8"), default="fp32", help="default: fp32")
+    add("--precision", choices=PRECISIONS, default="fp32", help="default: fp32")
     add(
         "--target",
-        choices=("tensorrt", "cpu"),
+        choices=TARGETS,
         default=None,
         help="of int8, whose kernels it is laid out for: tensorrt (default), or cpu for ONNX Runtime",
     )
@@ -67,7 +67,7 @@ def add_precision(group: Any) -> None:
     )
     add(
         "--observer",
-        choices=("mse", "percentile", "minmax", "entropy"),
+        choices=OBSERVER_NAMES,
         default=None,
         help="how int8 chooses a range (default: mse)",
     )

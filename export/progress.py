@@ -1,7 +1,12 @@
 """What the user sees while a model is exported and built."""
 
+import sys
+import time
 from types import TracebackType
 from typing import Any
+
+# Seconds between two looks of the line: on a terminal, and in a file, where each stays.
+_OFTEN, _SELDOM = 0.1, 10.0
 
 
 class Progress:
@@ -14,6 +19,7 @@ class Progress:
     def __init__(self, steps: int) -> None:
         self._steps = steps
         self._words = ""
+        self._shown = 0.0
         self._bar: Any = None
 
     def __enter__(self) -> "Progress":
@@ -39,5 +45,7 @@ class Progress:
 
     def part(self, title: str, done: int, of: int) -> None:
         """How far a part of the step is; may be called from any thread."""
-        self._bar.set_description_str(f"{self._words}: {title} {done}/{of}", refresh=False)
-        self._bar.update(0)
+        if time.monotonic() - self._shown < (_OFTEN if sys.stderr.isatty() else _SELDOM):
+            return
+        self._shown = time.monotonic()
+        self._bar.set_description_str(f"{self._words}: {title} {done}/{of}", refresh=True)

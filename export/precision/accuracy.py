@@ -71,14 +71,15 @@ class Judge:
         return self._accuracy(model, found, places, milliseconds)
 
     def drop(self, accuracy: Accuracy) -> float:
-        """What was lost to float32, in points: of COCO's AP, or of parity AP without annotations.
+        """How far it is from float32, in points: of COCO's AP, or of parity AP without annotations.
 
-        Of boxes and masks the greater. For all pictures.
+        Of boxes and masks the greater, on all pictures. A gain counts as a loss does: rounding has changed
+        what is found, and on other pictures chance may go the other way.
         """
         if not self.is_annotated:
             return 100 - accuracy.parity
         losses = [
-            before - after
+            abs(before - after)
             for before, after in (
                 (self.reference.box, accuracy.box),
                 (self.reference.mask, accuracy.mask),

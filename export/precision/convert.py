@@ -12,7 +12,7 @@ import onnx
 
 from mrcnn.description import METADATA_KEY, Deployment
 from mrcnn.errors import MrcnnError
-from mrcnn.export.precision import cache, quantize, report, search, statistics
+from mrcnn.export.precision import cache, half, quantize, report, search, statistics
 from mrcnn.export.precision.accuracy import Accuracy, Judge
 from mrcnn.export.precision.images import CalibrationImages, network_inputs, open_images
 from mrcnn.export.precision.layers import GraphView, view
@@ -126,13 +126,11 @@ def _known(source: Path, images: CalibrationImages, options: PrecisionOptions, o
 
 
 def _to_fp16(known: Source) -> tuple[onnx.ModelProto, dict[str, Any]]:
-    from mrcnn.export.precision import half
     kept = _bad_for_half(known.view.model, known)
     return half.to_half(known.view.model, keep=kept), {"kept_fp32": kept}
 
 
 def _bad_for_half(model: onnx.ModelProto, known: Source) -> dict[str, str]:
-    from mrcnn.export.precision import half
     return half.out_of_range(model, {name: (s.low, s.high) for name, s in known.statistics.items()})
 
 
@@ -174,7 +172,6 @@ def _to_int8(
     model = chosen.model
     kept_fp32: dict[str, str] = {}
     if options.target == "tensorrt":
-        from mrcnn.export.precision import half
         kept_fp32 = _bad_for_half(model, known)
         model = half.to_half(model, keep=kept_fp32)
     facts: dict[str, Any] = {

@@ -149,13 +149,12 @@ def _group(name: str) -> str:
 
 
 def _dense(nodes: Iterable[NodeProto], layers: Sequence[Layer]) -> frozenset[str]:
-    sources = {layer.source for layer in layers}
-    dense = {layer.result for layer in layers}
+    dense = {name for layer in layers for name in (layer.source, layer.result)}
     for node in nodes:
         summed = node.op_type == "Add" and all(name in dense for name in node.input)
         if summed or (node.op_type in ACTIVATIONS | MOVES and node.input[0] in dense):
             dense.update(node.output)
-    return frozenset(dense | sources)
+    return frozenset(dense)
 
 
 def _sums(

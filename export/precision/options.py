@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mrcnn.errors import MrcnnError
-from mrcnn.export.precision.observers import OBSERVERS
-from mrcnn.export.precision.quantize import TARGETS
 
 PRECISIONS = ("fp32", "fp16", "int8")
+TARGETS = ("tensorrt", "cpu")
+# How a range is chosen: the functions of `observers`.
+OBSERVER_NAMES = ("minmax", "percentile", "entropy", "mse")
 
 # Ranges need many; that FP16 holds them is seen on a few.
 DEFAULT_IMAGES = {"fp16": 16, "int8": 64}
@@ -23,7 +24,7 @@ class PrecisionOptions:
         source: folder of pictures or COCO document to calibrate on; needed for "int8".
         folder: where the pictures of the document lie; None: images/ beside it.
         images: at most so many pictures.
-        observer: one of `OBSERVERS`.
+        observer: one of `OBSERVER_NAMES`.
         max_ap_drop: points that "int8" may lose; None for all layers in INT8 that can be.
         cache: file of the statistics.
         recalibrate: replace a cache that was made from something else.
@@ -40,7 +41,7 @@ class PrecisionOptions:
     recalibrate: bool = False
 
     def __post_init__(self) -> None:
-        for name, known in (("precision", PRECISIONS), ("target", TARGETS), ("observer", tuple(OBSERVERS))):
+        for name, known in (("precision", PRECISIONS), ("target", TARGETS), ("observer", OBSERVER_NAMES)):
             if getattr(self, name) not in known:
                 raise MrcnnError(f"{name} must be one of {', '.join(known)} (got {getattr(self, name)!r})")
         if self.precision == "int8" and self.source is None:

@@ -27,8 +27,6 @@ from mrcnn.export.precision.layers import MOVES, GraphView, Layer
 from mrcnn.export.precision.observers import Range
 from mrcnn.export.precision.statistics import Statistics
 
-TARGETS = ("tensorrt", "cpu")
-
 _LEAST_SCALE = 1e-12
 # Of an int32 bias, with room for the sum that it begins.
 _LARGEST_BIAS = 2**30
@@ -39,7 +37,7 @@ class Recipe:
     """How a graph is to be quantised.
 
     Attributes:
-        target: one of `TARGETS`.
+        target: one of `options.TARGETS`.
         ranges: of values, as an observer chose them. What has none stays as it is.
         keep: groups of layers that stay in floating point.
         statistics: of values, for the correction of biases; None for none.

@@ -79,7 +79,9 @@ def collect(view: GraphView, feeds: Iterable[Feed]) -> dict[str, Statistics]:
         for name in names:
             if all(values[count].sum() for count in heads.get(name, ())):
                 seen[name].add(values, name)
-                if not np.isfinite([seen[name].low, seen[name].high]).all():
+                # ONNX Runtime's extremes leave NaN out.
+                parts = [values[f"{name}/{kind}"] for kind in ("low", "high", "kept")]
+                if not all(np.isfinite(part).all() for part in parts):
                     raise MrcnnError(
                         f"{name!r} is not finite on the calibration images: are the weights good?"
                     )
@@ -110,7 +112,6 @@ class _Running:
 
     def add(self, values: Feed, name: str) -> None:
         """The outputs of a run of the instrumented graph."""
-        # NaN spreads through these as it should.
         self.low = float(np.minimum(self.low, values[f"{name}/low"]))
         self.high = float(np.maximum(self.high, values[f"{name}/high"]))
         self.runs += 1

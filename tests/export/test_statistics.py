@@ -1,0 +1,167 @@
+"""Statistics of values, the ranges that are chosen by them, and the file that holds them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from mrcnn.errors import MrcnnError
+from mrcnn.export.precision.cache import load_cache, save_cache
+from mrcnn.export.precision.images import network_inputs, open_images
+from mrcnn.export.precision.layers import GraphView, view
+from mrcnn.export.precision.observers import OBSERVERS
+from mrcnn.export.precision.options import OBSERVER_NAMES
+from mrcnn.export.precision.statistics import BINS, Statistics, collect, observed
+from tests.export.photographs import make_photographs
+
+BINDING = {"weights": "w", "graph": "g", "images": "i", "settings": "s"}
+
+
+def test_the_command_knows_the_observers_by_name() -> None:
+    assert tuple(OBSERVERS) == OBSERVER_NAMES
+
+
+def small_view(weight: float = 2.0, bias: float = -1.0) -> GraphView:
+    """x (1, 1, 2, 2) → conv: y = weight · x + bias → relu."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["x", "a.weight", "a.bias"], ["y"], name="a"),
+            helper.make_node("Relu", ["y"], ["z"], name="r"),
+        ],
+        "small",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1, 2, 2])],
+        [helper.make_tensor_value_info("z", TensorProto.FLOAT, [1, 1, 2, 2])],
+        [
+            numpy_helper.from_array(np.full((1, 1, 1, 1), weight, np.float32), "a.weight"),
+            numpy_helper.from_array(np.full(1, bias, np.float32), "a.bias"),
+        ],
+    )
+    return view(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10))
+
+
+def feed(*values: float) -> dict[str, np.ndarray]:
+    return {"x": np.array(values, np.float32).reshape(1, 1, 2, 2)}
+
+
+def of_samples(samples: np.ndarray) -> Statistics:
+    limit = float(np.abs(samples).max())
+    counts, _ = np.histogram(samples, BINS, (-limit, limit))
+    return Statistics(
+        low=float(samples.min()), high=float(samples.max()), counts=counts, elements=float(samples.size)
+    )
+
+
+def test_extremes_are_those_of_all_runs_and_means_those_of_channels() -> None:
+    found = collect(small_view(), [feed(0, 1, 2, 3), feed(-4, 0, 0, 0)])
+    assert found.keys() == {"x", "z"}  # y is fused with its ReLU
+    assert (found["x"].low, found["x"].high, found["z"].low, found["z"].high) == (-4, 3, 0, 5)
+    assert found["x"].means == pytest.approx([0.25])  # (1.5 - 1) / 2
+    assert found["z"].means is None
+    assert found["x"].counts.sum() == 8
+    assert found["x"].elements == 4
+
+
+def test_of_large_values_a_part_is_kept_but_the_extremes_are_exact() -> None:
+    made = small_view()
+    made.model.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 300
+    made.model.graph.input[0].type.tensor_type.shape.dim[3].dim_value = 400
+    del made.model.graph.output[0].type.tensor_type.shape.dim[:]
+    values = np.zeros((1, 1, 300, 400), np.float32)
+    values[0, 0, 123, 321] = 77
+    found = collect(made, [{"x": values}])
+    assert found["x"].high == 77
+    assert 4096 <= found["x"].counts.sum() < 2.2 * 4096
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_weights_and_values_that_are_not_finite_are_refused(bad: float) -> None:
+    with pytest.raises(MrcnnError, match=r"weights 'a.weight' hold values that are not finite"):
+        collect(small_view(weight=bad), [feed(0, 1, 2, 3)])
+    with pytest.raises(MrcnnError, match=r"'x' is not finite on the calibration images"):
+        collect(small_view(), [feed(0, 1, 2, 3), feed(0, bad, 0, 0)])
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("name", OBSERVERS)
+def test_an_observer_stays_within_what_was_seen(name: str, symmetric: bool) -> None:
+    samples = np.random.default_rng(0).normal(1, 2, 100_000)
+    low, high = OBSERVERS[name](of_samples(samples), symmetric=symmetric)
+    step = 2 * np.abs(samples).max() / BINS
+    assert samples.min() - step <= low < 0 < high <= samples.max() + step
+
+
+@pytest.mark.parametrize(("name", "most"), [("percentile", 5), ("entropy", 30), ("mse", 45)])
+def test_a_lone_outlier_does_not_stretch_the_range(name: str, most: float) -> None:
+    samples = np.abs(np.random.default_rng(0).normal(0, 1, 100_000))
+    samples[0] = 60
+    _, high = OBSERVERS[name](of_samples(samples), symmetric=True)
+    assert 2 < high < most
+    assert OBSERVERS["minmax"](of_samples(samples), symmetric=True)[1] == 60
+
+
+def test_mse_has_the_least_error_of_all() -> None:
+    samples = np.random.default_rng(1).laplace(0, 1, 100_000)
+    errors = {}
+    for name, observe in OBSERVERS.items():
+        limit = max(map(abs, observe(of_samples(samples), symmetric=True)))
+        rounded = np.clip(np.rint(samples / (limit / 127)), -127, 127) * limit / 127
+        errors[name] = ((samples - rounded) ** 2).mean()
+    assert min(errors, key=lambda name: errors[name]) == "mse"
+    assert errors["mse"] < 0.8 * errors["minmax"]
+
+
+def test_a_cache_gives_back_what_was_saved(tmp_path: Path) -> None:
+    found = collect(small_view(), [feed(0, 1, 2, 3)])
+    save_cache(tmp_path / "c", found, BINDING)
+    again = load_cache(tmp_path / "c", BINDING)
+    assert again is not None
+    assert again.keys() == found.keys()
+    for name, one in found.items():
+        two = again[name]
+        assert (one.low, one.high, one.elements) == (two.low, two.high, two.elements)
+        assert np.array_equal(one.counts, two.counts)
+        assert (one.means is None) == (two.means is None)
+        assert one.means is None or np.array_equal(one.means, two.means)
+    assert load_cache(tmp_path / "none", BINDING) is None
+
+
+@pytest.mark.parametrize(
+    ("key", "words"), [("weights", "other weights"), ("images", "other pictures"), ("graph", "another graph")]
+)
+def test_a_cache_of_something_else_is_refused(key: str, words: str, tmp_path: Path) -> None:
+    save_cache(tmp_path / "c", collect(small_view(), [feed(0, 1, 2, 3)]), BINDING)
+    with pytest.raises(MrcnnError, match=f"was made from {words}: --recalibrate"):
+        load_cache(tmp_path / "c", BINDING | {key: "other"})
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda _: b"",
+        lambda content: content[: len(content) // 2],
+        lambda _: b"\x80\x04cos\nsystem\n",
+        lambda content: content.replace(b"header", b"hunter"),
+    ],
+)
+def test_a_damaged_cache_is_refused(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    save_cache(tmp_path / "c", collect(small_view(), [feed(0, 1, 2, 3)]), BINDING)
+    (tmp_path / "c").write_bytes(damage((tmp_path / "c").read_bytes()))
+    with pytest.raises(MrcnnError, match="not a calibration cache, or a damaged one: --recalibrate"):
+        load_cache(tmp_path / "c", BINDING)
+
+
+def test_every_value_of_a_whole_model_is_seen(compact_onnx: Path, tmp_path: Path) -> None:
+    """The heads, too, on regions that were really pooled."""
+    images = open_images(make_photographs(tmp_path, 3), folder=None, limit=2)
+    seen = view(onnx.load(compact_onnx))
+    found = collect(seen, network_inputs(compact_onnx, images, range(len(images))))
+    assert list(found) == observed(seen)
+    assert found["normalised"].low < -1 < 1 < found["normalised"].high
+    for layer in seen.layers:
+        channels = seen.weights[layer.weight].dims[0 if layer.op == "ConvTranspose" else 1]
+        means = found[layer.source].means
+        assert means is not None
+        assert len(means) in (channels, channels * seen.weights[layer.weight].dims[0])  # depthwise
