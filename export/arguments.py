@@ -78,18 +78,17 @@ def add_precision(group: Any) -> None:
         help="return layers to floating point until int8 loses at most so many points of AP (0…100); without "
         "annotations of parity AP, which is far stricter",
     )
-    add("--calib-cache", type=Path, metavar="FILE", help="default: model.calibration, beside the ONNX file")
+    add("--calib-cache", type=Path, metavar="FILE", help="default: model.calibration, beside what is written")
     add("--recalibrate", action="store_true", help="replace a cache that was made from something else")
 
 
-def precision_options(args: argparse.Namespace, *, onnx: Path) -> "PrecisionOptions | None":
+def precision_options(args: argparse.Namespace, *, cache: Path) -> "PrecisionOptions | None":
     """What is asked of the precision; None for float32.
 
     Raises:
         MrcnnError: an option would change nothing, or a value is out of range.
     """
     from mrcnn.export.precision.options import DEFAULT_IMAGES, PrecisionOptions
-    from mrcnn.export.precision.report import cache_path
 
     of_int8 = ("target", "observer", "max_ap_drop")
     of_pictures = ("calib", "calib_images", "calib_limit", "calib_cache", "recalibrate")
@@ -101,7 +100,7 @@ def precision_options(args: argparse.Namespace, *, onnx: Path) -> "PrecisionOpti
         return None
     return PrecisionOptions(
         precision=args.precision,
-        cache=args.calib_cache or cache_path(onnx),
+        cache=cache,
         target=args.target or "tensorrt",
         source=args.calib,
         folder=args.calib_images,

@@ -17,6 +17,7 @@ class Files:
         model: what was given.
         onnx: the same, or what is made of a checkpoint.
         graph: the same, or what that is converted to; the engine is built of it.
+        calibration: what is known of the values of `onnx` on pictures.
         timing, layers: TensorRT's measurements, and what it made of each layer.
         references: what the engine is compared with.
     """
@@ -24,6 +25,7 @@ class Files:
     model: Path
     onnx: Path
     graph: Path
+    calibration: Path
     engine: Path
     timing: Path
     layers: Path
@@ -41,6 +43,7 @@ class Files:
             model=model,
             onnx=onnx,
             graph=graph,
+            calibration=args.calib_cache or folder / f"{onnx.stem}.calibration",
             engine=engine,
             timing=args.timing_cache or engine.with_name(engine.name + ".timing"),
             layers=engine.with_suffix(".layers.json"),
@@ -67,7 +70,7 @@ class Files:
 
             written |= {"the converted file": self.graph, "its report": report.report_path(self.graph)}
             if args.calib is not None:
-                written["--calib-cache"] = args.calib_cache or report.cache_path(self.onnx)
+                written["--calib-cache"] = self.calibration
             if args.max_ap_drop is not None:
                 written["the search"] = report.search_path(self.graph)
                 written["its plot"] = report.plot_path(self.graph)

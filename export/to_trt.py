@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     from_checkpoint = _is_checkpoint(args.model)
     _refuse_vain_options(args, from_checkpoint=from_checkpoint)
     files = Files.of(args, from_checkpoint=from_checkpoint)
-    precision = arguments.precision_options(args, onnx=files.onnx)
+    precision = arguments.precision_options(args, cache=files.calibration)
     files.check(args)
     has_engine = files.has_engine(args)
     if not from_checkpoint:

@@ -23,11 +23,6 @@ def search_path(model: Path) -> Path:
     return model.with_suffix(".search.json")
 
 
-def cache_path(model: Path) -> Path:
-    """`model.onnx` → `model.calibration`: the statistics of a float32 model's values."""
-    return model.with_suffix(".calibration")
-
-
 def search_facts(outcome: Outcome, work: Mapping[str, float], *, limit: float) -> dict[str, Any]:
     """A search, JSON-able."""
     return {
