@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from onnx import AttributeProto, FunctionProto
+from onnx import AttributeProto, FunctionProto, TensorProto
 
 from mrcnn.export.graph_builder import DOMAIN, GraphBuilder, attribute_reference
 
@@ -37,8 +37,9 @@ def roi_align(
 ) -> str:
     """`MrcnnRoIAlign`: L features (B, C, Hl, Wl) and rois (B, R, 4) xyxy pixels → (B·R, C, S, S).
 
-    Exactly `torchvision.ops.MultiScaleRoIAlign`: the level of a RoI by Eqn. 1 of the FPN paper.
-    `sampling_ratio` 0 is adaptive; `spatial_scales` are the levels' sizes relative to the image.
+    RoIs are float32; features are float32 or float16, and so is the result. Exactly
+    `torchvision.ops.MultiScaleRoIAlign`: the level of a RoI by Eqn. 1 of the FPN paper. `sampling_ratio` 0
+    is adaptive; `spatial_scales` are the levels' sizes relative to the image.
     """
     return g.ops(
         "MrcnnRoIAlign",
@@ -60,16 +61,21 @@ def roi_align(
 def roi_align_function(
     *, spatial_scales: Sequence[float], canonical_size: int, canonical_level: int
 ) -> FunctionProto:
-    """The body of `MrcnnRoIAlign` for one set of levels: RoIs sorted by level, pooled, put back in order."""
+    """The body of `MrcnnRoIAlign` for one set of levels: RoIs sorted by level, pooled, put back in order.
+
+    RoIs are float32 and so is the arithmetic, while features, all of one type, may be float16, and what is
+    pooled is of their type. ONNX's own RoiAlign wants one type for all; casts to the same type are removed.
+    """
     g = GraphBuilder()
     levels = len(spatial_scales)
-    features = [f"features_{level}" for level in range(levels)]
+    inputs = [f"features_{level}" for level in range(levels)]
+    features = [g.op("Cast", name, to=TensorProto.FLOAT) for name in inputs]
     boxes = g.op("Reshape", "rois", [-1, 4])
     count = g.op("Shape", boxes, start=0, end=1)
     ramp = g.op("Range", 0, g.op("Squeeze", count), 1)
     image = g.op("Div", ramp, g.op("Shape", "rois", start=1, end=2))
     if levels == 1:
-        _pool(g, features[0], boxes, image, spatial_scales[0], name="pooled")
+        regions = _pool(g, features[0], boxes, image, spatial_scales[0])
     else:
         pooled, order = [], []
         level_of_roi = _level_of_roi(g, boxes, spatial_scales, canonical_size, canonical_level)
@@ -79,10 +85,11 @@ def roi_align_function(
             pooled.append(_pool(g, feature, g.op("Gather", boxes, here), g.op("Gather", image, here), scale))
         # inverse[order[i]] = i
         inverse = g.op("ScatterElements", ramp, g.op("Concat", *order, axis=0), ramp)
-        g.op("Gather", g.op("Concat", *pooled, axis=0), inverse, name="pooled")
+        regions = g.op("Gather", g.op("Concat", *pooled, axis=0), inverse)
+    g.op("CastLike", regions, inputs[0], name="pooled")
     return g.function(
         "MrcnnRoIAlign",
-        [*features, "rois"],
+        [*inputs, "rois"],
         ["pooled"],
         [
             "output_size",
@@ -97,9 +104,7 @@ def roi_align_function(
     )
 
 
-def _pool(
-    g: GraphBuilder, feature: str, boxes: str, image: str, scale: float, *, name: str | None = None
-) -> str:
+def _pool(g: GraphBuilder, feature: str, boxes: str, image: str, scale: float) -> str:
     def same(attribute: str, of: str, kind: AttributeProto.AttributeType) -> AttributeProto:
         return attribute_reference(attribute, of=of, kind=kind)
 
@@ -108,7 +113,6 @@ def _pool(
         feature,
         boxes,
         image,
-        name=name,
         spatial_scale=scale,
         coordinate_transformation_mode="output_half_pixel",
         mode=same("mode", "mode", AttributeProto.STRING),

@@ -77,6 +77,12 @@ class GraphView:
     sums: tuple[Sum, ...] = ()
     dense: frozenset[str] = field(default_factory=frozenset)
 
+    def is_dense(self, node: NodeProto) -> bool:
+        """Whether the node is a layer, or computes from nothing but results of layers."""
+        return bool(
+            node.output[0] in self.dense and node.op_type in _WEIGHTED | ACTIVATIONS | MOVES | {"Add"}
+        )
+
     def weight(self, layer: Layer) -> np.ndarray:
         """The weights as they are stored."""
         return numpy_helper.to_array(self.weights[layer.weight])

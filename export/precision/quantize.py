@@ -172,17 +172,24 @@ class _Writer:
         replaced: dict[tuple[str, str], str] = {}  # (node, value) → what it reads instead
         constants: dict[str, NDArray[np.generic]] = {}
         after: dict[str, list[NodeProto]] = {}  # a value → nodes to follow the one that makes it
+        exact: dict[str, str] = {}  # a value → its name before it is rounded
+        made = {name for name in view.dense if name in view.makers and view.is_dense(view.makers[name])}
         for value, readers in self._readers.items():
             scale, zero = self._scale(value)
             constants |= {f"{value}/scale": scale, f"{value}/zero": zero}
+            if readers is None and value in made:
+                # Everybody reads the rounded value, so it takes the name, by which parts of a graph are cut.
+                exact[value] = f"{value}/exact"
+                after[value] = [_q(exact[value], value), _dq(f"{value}/quantized", value, value)]
+                continue
             after[value] = [_q(value, value), _dq(f"{value}/quantized", value, f"{value}/rounded")]
             for node in view.readers.get(value, ()):
                 if readers is None or node.name in readers:
                     replaced[node.name, value] = f"{value}/rounded"
         first: list[NodeProto] = []
         for layer in self._weights:
-            rounded, nodes, made = self._rounded_weight(layer)
-            constants |= made
+            rounded, nodes, own = self._rounded_weight(layer)
+            constants |= own
             first += [node for node in nodes if node.name not in {other.name for other in first}]
             replaced |= {(layer.name, name): new for name, new in rounded.items()}
         nodes = first + [node for value in after if value not in view.makers for node in after[value]]
@@ -190,6 +197,7 @@ class _Writer:
             node.input[:] = [replaced.get((node.name, name), name) for name in node.input]
             nodes.append(node)
             nodes += [other for name in node.output for other in after.get(name, ())]
+            node.output[:] = [exact.get(name, name) for name in node.output]
         _rewrite(model, nodes, constants)
         _tell(model, self._recipe.target)
         return model

@@ -18,13 +18,17 @@ INT32, FLOAT = TensorProto.INT32, TensorProto.FLOAT
 def open_at_plugins(lowered: onnx.ModelProto) -> onnx.ModelProto:
     """What the plugins take becomes outputs, what they give becomes inputs; for graphs of fixed size.
 
-    The result passes the checker, shapes of all values included.
+    Features and what is pooled of them have the type that they have in the graph. The result passes the
+    checker, shapes of all values included.
     """
     model = onnx.ModelProto()
     model.CopyFrom(lowered)
     graph = model.graph
     properties = {entry.key: entry.value for entry in model.metadata_props}
     deployment = Deployment.from_json(properties[METADATA_KEY])
+    # No plugin comes before the features, so that their type is known without any.
+    noted = onnx.shape_inference.infer_shapes(lowered).graph.value_info
+    types = {value.name: value.type.tensor_type.elem_type for value in noted}
     given = {value.name for value in (*graph.input, *graph.initializer, *graph.output)}
     kept: list[NodeProto] = []
     for node in graph.node:
@@ -33,10 +37,10 @@ def open_at_plugins(lowered: onnx.ModelProto) -> onnx.ModelProto:
             continue
         for place, name in enumerate(node.input):
             if name not in given:
-                kind = INT32 if node.op_type == "MrcnnNMS" and place == 2 else FLOAT
+                kind = INT32 if node.op_type == "MrcnnNMS" and place == 2 else types.get(name, FLOAT)
                 graph.output.append(helper.make_tensor_value_info(name, kind, None))
                 given.add(name)
-        for name, (kind, shape) in _results(node, model, deployment).items():
+        for name, (kind, shape) in _results(node, model, deployment, types).items():
             for output in [output for output in graph.output if output.name == name]:
                 graph.output.remove(output)
             graph.input.append(helper.make_tensor_value_info(name, kind, shape))
@@ -50,13 +54,15 @@ def open_at_plugins(lowered: onnx.ModelProto) -> onnx.ModelProto:
 
 def channels(model: onnx.ModelProto) -> int:
     """Channels of the feature levels: those of the last convolution that makes level 0."""
-    maker = next(node for node in model.graph.node if "features.0" in node.output)
-    weight = next(t for t in model.graph.initializer if t.name == maker.input[1])
+    makers = {name: node for node in model.graph.node for name in node.output}
+    name = makers["features.0"].input[1]
+    name = makers[name].input[0] if name in makers else name  # weights in INT8
+    weight = next(t for t in model.graph.initializer if t.name == name)
     return int(weight.dims[0])
 
 
 def _results(
-    node: NodeProto, model: onnx.ModelProto, deployment: Deployment
+    node: NodeProto, model: onnx.ModelProto, deployment: Deployment, types: Mapping[str, int]
 ) -> Mapping[str, tuple[int, list[int]]]:
     """Output → (type, shape) of a plugin."""
     assert deployment.batch is not None
@@ -70,4 +76,5 @@ def _results(
     if node.name == "box/pooled":
         per_image = rule.proposals.post_nms_top_n
     size = attributes["output_size"]
-    return {node.output[0]: (FLOAT, [deployment.batch * per_image, channels(model), size, size])}
+    shape = [deployment.batch * per_image, channels(model), size, size]
+    return {node.output[0]: (types[node.input[0]], shape)}

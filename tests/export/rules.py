@@ -30,6 +30,8 @@ SUPPORTED: Mapping[str, frozenset[int]] = {
         ("Add", "Div", "Greater", "GreaterOrEqual", "Less", "Max", "Min", "Mul", "Sub", "Pad", "Range"),
         _NUMBERS,
     ),
+    "DequantizeLinear": frozenset({TensorProto.INT8}),
+    "QuantizeLinear": _FLOATS,
     **dict.fromkeys(("ReduceMin", "Relu", "TopK"), _NUMBERS),
     **dict.fromkeys(("Concat", "Expand", "Gather", "GatherND", "Reshape", "Shape", "Slice"), _ALL),
     **dict.fromkeys(("Squeeze", "Transpose", "Unsqueeze", "Where"), _ALL),
@@ -127,6 +129,23 @@ def wrong_types(whole: onnx.ModelProto, lowered: onnx.ModelProto) -> list[str]:
     return found
 
 
+def mixed_types(whole: onnx.ModelProto, lowered: onnx.ModelProto) -> list[str]:
+    """Nodes whose values should be of one type and are not: strongly typed networks refuse them.
+
+    Args:
+        whole: the graph with stand-ins for its plugins, in which every value's type is noted.
+    """
+    types = _types(whole)
+    opset = next(entry.version for entry in lowered.opset_import if not entry.domain)
+    found = []
+    for node in lowered.graph.node:
+        for names in _of_one_type(node, opset):
+            kinds = sorted({_type_name(types[name]) for name in names})
+            if len(kinds) > 1:
+                found.append(_says(node, f"mixes {' and '.join(kinds)}"))
+    return found
+
+
 def large_top_k(lowered: onnx.ModelProto) -> list[str]:
     """TopK of more than TensorRT sorts, or of a number that is no constant."""
     constants = {t.name: numpy_helper.to_array(t) for t in lowered.graph.initializer}
@@ -199,6 +218,20 @@ def unknown_dimensions(whole: onnx.ModelProto) -> list[str]:
     return found
 
 
+def _of_one_type(node: NodeProto, opset: int) -> Iterator[list[str]]:
+    """Sets of values that share a type by ONNX's, or the plugin's, definition of the operator."""
+    if node.op_type == "MrcnnRoIAlign":
+        yield [*node.input[:-1], *node.output]
+    elif node.op_type == "MrcnnNMS":
+        yield [*node.input[:2]]
+    elif node.op_type != "Cast":
+        schema = onnx.defs.get_schema(node.op_type, opset)
+        values = [(name, formal.type_str) for name, formal in _formal_inputs(node, opset)]
+        values += [(n, f.type_str) for n, f in zip(node.output, schema.outputs, strict=False)]
+        for kind in sorted({kind for _, kind in values}):
+            yield [name for name, other in values if other == kind]
+
+
 def _types(model: onnx.ModelProto) -> dict[str, int]:
     graph = model.graph
     types = {v.name: v.type.tensor_type.elem_type for v in (*graph.input, *graph.output, *graph.value_info)}
@@ -209,9 +242,11 @@ def _type_name(kind: int) -> str:
     return str(TensorProto.DataType.Name(kind)).lower()
 
 
-def _formal_inputs(node: NodeProto) -> Iterator[tuple[str, onnx.defs.OpSchema.FormalParameter]]:
+def _formal_inputs(
+    node: NodeProto, opset: int = 18
+) -> Iterator[tuple[str, onnx.defs.OpSchema.FormalParameter]]:
     """The inputs that are given, each with ONNX's description of it; the last one may stand for many."""
-    formal = onnx.defs.get_schema(node.op_type, 18).inputs
+    formal = onnx.defs.get_schema(node.op_type, opset).inputs
     for place, name in enumerate(node.input):
         if name:
             yield name, formal[min(place, len(formal) - 1)]

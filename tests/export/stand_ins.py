@@ -55,16 +55,21 @@ def _nms(g: GraphBuilder, node: NodeProto, attributes: dict[str, Any], _: int) -
 
 
 def _roi_align(g: GraphBuilder, node: NodeProto, attributes: dict[str, Any], depth: int) -> None:
-    """L features (B, C, Hl, Wl) and RoIs (B, R, 4) → (B·R, C, S, S), by the features' means."""
+    """L features (B, C, Hl, Wl) and RoIs (B, R, 4) → (B·R, C, S, S), by the features' means.
+
+    As the plugin, it takes features of another type than the RoIs', and gives what the features are.
+    """
     *features, rois = node.input
     mean = g.op("GlobalAveragePool", features[0])
     for feature in features[1:]:
         mean = g.op("Add", mean, g.op("GlobalAveragePool", feature))
+    mean = _float(g, mean)
     per_roi = g.op("Unsqueeze", g.op("ReduceMin", rois, [-1], keepdims=0), [2, 3, 4])
     pooled = g.op("Mul", g.op("Unsqueeze", mean, [1]), per_roi)
     size = attributes["output_size"]
     spread = g.op("Expand", pooled, [1, 1, depth, size, size])
-    g.op("Reshape", spread, [-1, depth, size, size], name=node.output[0])
+    rows = g.op("Reshape", spread, [-1, depth, size, size])
+    g.op("CastLike", rows, features[0], name=node.output[0])
 
 
 def _float(g: GraphBuilder, value: str) -> str:

@@ -17,7 +17,11 @@ from mrcnn.export.graph_builder import DOMAIN, IR_VERSION, OPSET, GraphBuilder
 # ONNX Runtime's RoiAlign adds the same products as torchvision's kernel; the order may differ by platform.
 ROI_ALIGN_TOLERANCE = 1e-5
 
-NUMPY_TO_ONNX = {"float32": TensorProto.FLOAT, "int32": TensorProto.INT32}
+NUMPY_TO_ONNX = {
+    "float16": TensorProto.FLOAT16,
+    "float32": TensorProto.FLOAT,
+    "int32": TensorProto.INT32,
+}
 SCALES = (0.25, 0.125, 0.0625, 0.03125)
 
 
@@ -245,6 +249,17 @@ class TestRoiAlign:
             [(128, 128)],
         )
         np.testing.assert_allclose(run_roi_align(features, rois), expected.numpy(), atol=ROI_ALIGN_TOLERANCE)
+
+    @pytest.mark.parametrize("scales", [SCALES, SCALES[:1]], ids=["four levels", "one level"])
+    def test_float16_features_are_pooled_in_float32_and_rounded_once(self, scales: tuple[float, ...]) -> None:
+        """RoIs stay float32: at 2000 float16 has whole pixels only."""
+        features = pyramid(np.random.default_rng(0), batch=1, height=64, width=2048)[: len(scales)]
+        halves = [feature.astype(np.float16) for feature in features]
+        rois = np.array([[[2000.3, 10.1, 2030.7, 30.2], [1500.3, 1.7, 2047.9, 63.3]]], np.float32)
+        expected = run_roi_align([half.astype(np.float32) for half in halves], rois, scales=scales)
+        pooled = run_roi_align(halves, rois, scales=scales)
+        assert pooled.dtype == np.float16
+        np.testing.assert_array_equal(pooled, expected.astype(np.float16))
 
     def test_level_thresholds_equal_the_logarithm_of_torchvision(self) -> None:
         thresholds = np.array(ops.level_thresholds(SCALES, 224, 4))

@@ -14,10 +14,11 @@ from onnx import TensorProto
 
 from mrcnn.description import ModelDescription
 from mrcnn.export.lower import lower
+from mrcnn.export.precision.half import to_half
 from mrcnn.export.to_onnx import InputRule, build_graph
 from mrcnn.models import build_model
 from tests.export.opened import open_at_plugins
-from tests.export.precisions import quantization, to_half, to_int8
+from tests.export.precisions import quantization, to_int8
 from tests.export.rtx import build, build_each, needs_rtx
 
 GPUS = ("SM86", "SM89", "SM120")
@@ -30,19 +31,29 @@ MOST_CODE = 30e6
 
 
 @pytest.fixture(scope="module")
-def fp32() -> onnx.ModelProto:
+def exported() -> onnx.ModelProto:
     """ResNet-50-FPN: large enough for its weights, 176 MB, to outweigh the code in a plan."""
     description = ModelDescription(
         architecture="maskrcnn_resnet50_fpn", class_names=("__background__", "thing")
     )
     inputs = InputRule(size=(128, 160), batch=1)
     model, _ = build_graph(build_model(description).eval(), description, inputs, "0" * 64)
-    return open_at_plugins(lower(model))
+    return model
 
 
 @pytest.fixture(scope="module")
-def int8(fp32: onnx.ModelProto) -> onnx.ModelProto:
-    return to_int8(fp32, images=1)
+def fp32(exported: onnx.ModelProto) -> onnx.ModelProto:
+    return open_at_plugins(lower(exported))
+
+
+@pytest.fixture(scope="module")
+def exported_int8(exported: onnx.ModelProto) -> onnx.ModelProto:
+    return to_int8(exported, images=1)
+
+
+@pytest.fixture(scope="module")
+def int8(exported_int8: onnx.ModelProto) -> onnx.ModelProto:
+    return open_at_plugins(lower(exported_int8))
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +87,10 @@ def test_fp32(fp32: onnx.ModelProto, plan_bytes: dict[str, int]) -> None:
 
 
 @needs_rtx
-def test_fp16(fp32: onnx.ModelProto, plan_bytes: dict[str, int], tmp_path: Path) -> None:
-    half = to_half(fp32)
+def test_fp16(
+    exported: onnx.ModelProto, fp32: onnx.ModelProto, plan_bytes: dict[str, int], tmp_path: Path
+) -> None:
+    half = open_at_plugins(lower(to_half(exported)))
     for gpu, answer in zip(GPUS, build_each(half, tmp_path, *gpu_options()), strict=True):
         assert set(dense_types(answer)) == {"HALF"}
         # Pixels, coordinates and results keep their types; what is pooled need not.
@@ -101,10 +114,11 @@ def test_int8(
 
 
 @needs_rtx
-def test_int8_among_fp16(fp32: onnx.ModelProto, int8: onnx.ModelProto, tmp_path: Path) -> None:
-    answer = build(to_half(int8), tmp_path)
+def test_int8_among_fp16(fp32: onnx.ModelProto, exported_int8: onnx.ModelProto, tmp_path: Path) -> None:
+    answer = build(open_at_plugins(lower(to_half(exported_int8))), tmp_path)
     assert answer["layers"]["QUANTIZE"].keys() == {"INT8"}
-    assert answer["layers"]["DEQUANTIZE"].keys() == {"HALF"}
+    # FLOAT is what coordinates and scores are computed from: they need no cast after INT8.
+    assert answer["layers"]["DEQUANTIZE"].keys() == {"HALF", "FLOAT"}
     assert set(dense_types(answer)) == {"HALF"}
     assert weight_bytes(fp32) / 4 < answer["bytes"] < weight_bytes(fp32) / 4 + MOST_CODE
 
