@@ -262,6 +262,7 @@ def _verify(args: argparse.Namespace, files: Files, exported: Exported) -> dict[
         files.references,
         images=args.images,
         # Of the default profiles the engine sees what PyTorch sees, and that is to be shown.
+        precision=exported.deployment.precision,
         same_input=exported.profiles != default_profiles(rule, batch=batch),
         quiet=args.json == "-",
     )

@@ -285,13 +285,13 @@ def _q(value: str, name: str) -> NodeProto:
         "QuantizeLinear",
         [value, f"{name}/scale", f"{name}/zero"],
         [f"{name}/quantized"],
-        name=f"{name}/quantized",
+        name=f"{name}/quantize",
     )
 
 
 def _dq(value: str, name: str, output: str, *, axis: int | None = None) -> NodeProto:
     inputs = [value, f"{name}/scale", f"{name}/zero"]
-    node = helper.make_node("DequantizeLinear", inputs, [output], name=output)
+    node = helper.make_node("DequantizeLinear", inputs, [output], name=f"{output}/dequantize")
     if axis is not None:
         node.attribute.append(helper.make_attribute("axis", axis))
     return node

@@ -13,12 +13,14 @@ from mrcnn.checkpoint import Checkpoint
 from mrcnn.description import METADATA_KEY, Deployment
 from mrcnn.export.lower import lower
 from mrcnn.export.precision.half import half_nodes, to_half, typed_inputs
+from mrcnn.export.precision.layers import view
+from mrcnn.export.precision.quantize import Recipe, quantize
 from mrcnn.export.to_onnx import InputRule, build_graph
 from mrcnn.runtime.engine.tensorrt import PLUGINS
 from mrcnn.sidecar import Profile
 from tests.export import rules
 from tests.export.halves import casts, run, types
-from tests.export.precisions import to_int8
+from tests.export.ranges import everything_seen
 from tests.export.rtx import build, needs_rtx, profile_options
 from tests.export.stand_ins import with_stand_ins
 
@@ -211,7 +213,8 @@ def test_the_metadata_tells_the_precision(case: Case) -> None:
 @pytest.mark.parametrize("case", ["static"], indirect=True)
 def test_int8_among_fp16_runs(case: Case) -> None:
     """Functions follow to the opset of FP16 scales."""
-    half = to_half(to_int8(case.exported))
+    seen = view(case.exported)
+    half = to_half(quantize(seen, Recipe(target="tensorrt", ranges=everything_seen(seen))).model)
     assert {e.version for f in half.functions for e in f.opset_import if not e.domain} == {19}
     onnx.checker.check_model(half, full_check=True)
     lowered = lower(half)
