@@ -101,6 +101,10 @@ def _known(source: Path, images: CalibrationImages, options: PrecisionOptions, o
         raise MrcnnError(f"{source}: is in {deployment.precision} already: give the float32 file")
     seen = view(model)
     statistics.check_weights(seen)
+    if images.dataset is not None:
+        from mrcnn.evaluation import map_labels
+
+        map_labels(deployment.description.class_names, images.dataset)  # refuses another model's data
     binding = {
         "weights": deployment.weights_sha256,
         "graph": hashlib.sha256(source.read_bytes()).hexdigest(),
@@ -174,7 +178,9 @@ def _to_int8(
     if options.target == "tensorrt":
         kept_fp32 = _bad_for_half(model, known)
         model = half.to_half(model, keep=kept_fp32)
+    unseen = {layer.group for layer in known.view.layers if layer.source not in known.statistics}
     facts: dict[str, Any] = {
+        "unseen": sorted(unseen),
         "observer": options.observer,
         "layers_int8": list(chosen.layers),
         "layers_float": list(chosen.kept),

@@ -55,6 +55,9 @@ def lines(report: Mapping[str, Any]) -> Iterator[str]:
     yield from _table(report)
     for note in report["notes"]:
         yield f"  note: {note}"
+    if report.get("unseen"):
+        names = ", ".join(report["unseen"])
+        yield f"  note: no region came there on these pictures, so it stays float: {names}"
     if "search" in report:
         yield from _search(report)
     yield f"  figures: {report['report']}" + (f", plot: {report['plot']}" if report["plot"] else "")

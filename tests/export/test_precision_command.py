@@ -114,6 +114,46 @@ def test_with_annotations_the_loss_is_told_in_ap(compact_onnx: Path, tmp_path: P
     assert found["search"]["returned"] == []
 
 
+def test_annotations_without_objects_are_none(compact_onnx: Path, tmp_path: Path) -> None:
+    document = annotate(make_photographs(tmp_path, 2))
+    content = json.loads(document.read_text())
+    document.write_text(json.dumps(content | {"annotations": []}))
+    options = ["--precision", "int8", "--target", "cpu", "--calib", str(document)]
+    options += ["--calib-images", str(tmp_path / "photos"), "--json", str(tmp_path / "report.json")]
+    assert export(compact_onnx, tmp_path, *options) == 0
+    found = json.loads((tmp_path / "report.json").read_text())["converted"]
+    assert not found["annotated"]
+    assert found["ap_drop"] == pytest.approx(
+        100 - min(found["accuracy"][f"parity_{k}"] for k in ("box", "mask"))
+    )
+
+
+def test_another_models_annotations_are_refused_before_the_work(
+    compact_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = annotate(make_photographs(tmp_path, 2), categories=("cat", "dog", "bird"))
+    options = ["--precision", "int8", "--target", "cpu", "--calib", str(document)]
+    assert export(compact_onnx, tmp_path, *options, "--calib-images", str(tmp_path / "photos")) == 2
+    assert "have no name in common" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.calibration"))
+
+
+def test_heads_that_see_nothing_stay_as_they_are(
+    compact_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = onnx.load(compact_onnx)
+    for tensor in model.graph.initializer:
+        if tensor.name == "roi_heads.box_predictor.cls_score.bias":
+            bias = np.array([99, 0, 0], np.float32)  # everything is background
+            tensor.CopyFrom(numpy_helper.from_array(bias, tensor.name))
+    onnx.save(model, tmp_path / "model.onnx")
+    photos = str(make_photographs(tmp_path, 2))
+    options = ["--precision", "int8", "--onnx-only", "--calib", photos]
+    assert export(tmp_path / "model.onnx", tmp_path, *options) == 0
+    shown = capsys.readouterr().out
+    assert "no region came there on these pictures, so it stays float: roi_heads.mask_head.0" in shown
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
