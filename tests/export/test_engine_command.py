@@ -21,6 +21,7 @@ from mrcnn.runtime import Runtime
 from mrcnn.sidecar import Profile, Sidecar
 from tests.conftest import REPOSITORY
 from tests.export import simulated_builder
+from tests.export.photographs import make_photographs
 from tests.export.simulated_builder import BuilderFlag, SimulatedBuilding
 from tests.test_packaging import BLOCKER
 
@@ -502,3 +503,22 @@ def test_opening_is_refused_before_anything_is_loaded(model: Path) -> None:
         Runtime(model.with_suffix(".engine"))
     with pytest.raises(MrcnnError, match="an engine runs on a GPU"):
         Runtime(model.with_suffix(".engine"), device="cpu")
+
+
+@pytest.mark.usefixtures("trt")
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_an_engine_of_lower_precision_is_compared_with_the_graph_it_is_built_of(
+    precision: str, compact_file: Path, tmp_path: Path
+) -> None:
+    """`model.engine` of float32 beside it is not touched."""
+    folder = tmp_path / "out"
+    options = ["--precision", precision, "--calib", str(make_photographs(tmp_path, 3))]
+    report = ["--json", str(tmp_path / "report.json")]
+    assert main(["export", str(compact_file), "--output", str(folder), *SMALL, *options, *report]) == 0
+    found = json.loads((tmp_path / "report.json").read_text())
+    assert found["equal"] is True
+    assert found["parity"] == [str(folder / f"model.{precision}.parity.onnx.json")]
+    assert {"model.onnx", f"model.{precision}.onnx", f"model.{precision}.engine"} <= files(folder)
+    assert "model.engine" not in files(folder)
+    with Runtime(folder / f"model.{precision}.engine") as engine:
+        assert engine.deployment.precision == precision

@@ -1,6 +1,7 @@
 """`mrcnn export --precision` as a user calls it, with good input and bad."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,19 @@ def test_a_graph_is_converted_and_its_cost_reported(
         assert runtime.deployment.weights_sha256 == before.deployment.weights_sha256
         image = photos / "000.png"
         assert abs(len(runtime.infer(image)) - len(before.infer(image))) <= 6
+
+
+def test_without_tensorrt_the_converted_file_is_there_and_one_command_builds_its_engine(
+    compact_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    photos = str(make_photographs(tmp_path, 2))
+    assert export(compact_onnx, tmp_path, "--precision", "fp16", "--calib", photos, "--tf32") == 3
+    converted = tmp_path / "out" / "model.fp16.onnx"
+    assert converted.is_file()
+    last = capsys.readouterr().err.splitlines()[-1]
+    # The precision is in the file: the second command needs neither pictures nor the options of the first.
+    assert f"{converted} is ready: on the GPU machine run: mrcnn export {converted} --tf32" in last
 
 
 def test_fp16_without_pictures_says_what_its_ranges_are_of(
