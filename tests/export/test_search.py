@@ -60,7 +60,7 @@ def test_no_more_groups_are_returned_than_needed(needed: int) -> None:
     found = run(made, limit, groups)
     assert found.chosen.keep == tuple(sorted(groups)[:needed])
     on_all = [keep for keep, few in made.calls if not few]
-    assert len(on_all) == len(set(on_all)) <= 9  # doubling and bisection, not one after the other
+    assert len(on_all) == len(set(on_all)) <= 6  # bisection, not one after the other
 
 
 def test_a_limit_out_of_reach_returns_everything_and_says_so() -> None:
