@@ -319,6 +319,11 @@ def _refuse_vain_options(args: argparse.Namespace, *, from_checkpoint: bool) -> 
             raise MrcnnError(
                 f"{args.model} is an ONNX file already: leave --onnx-only out to build an engine"
             )
+        if (args.onnx_only or args.target == "cpu") and (args.shape or args.batch):
+            raise MrcnnError(
+                f"{args.model}: --shape and --batch are for engines and checkpoints: in an ONNX file they "
+                "are decided already"
+            )
     if (args.onnx_only or args.target == "cpu") and (vain := arguments.engine_options(args, None)):
         raise MrcnnError(f"{vain[0]} is for engines, but none is to be built here: leave it out")
 

@@ -1,6 +1,7 @@
 """`mrcnn export --precision` as a user calls it, with good input and bad."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -195,6 +196,8 @@ def test_heads_that_see_nothing_stay_as_they_are(
         (["--precision", "int8", "--calib", "text"], "--calib text: the pictures cannot be read"),
         (["--precision", "int8", "--calib", "black"], "--calib black: the pictures are all of one colour"),
         (["--precision", "int8", "--calib", "bad.json"], "bad.json: is not JSON"),
+        (["--precision", "int8", "--calib", "pipe.json"], "pipe.json: not a regular file"),
+        (["--precision", "fp16", "--onnx-only", "--shape", "96x96"], "--shape and --batch are for engines"),
         (["--precision", "int8", "--calib", "instances.json"], "lacks 2 of the 2 images of instances.json"),
         (["--precision", "int8", "--calib", "photos", "--calib-images", "x"], "is for a COCO document"),
         (["--precision", "int8", "--target", "cpu", "--calib", "photos", "--tf32"], "--tf32 is for engines"),
@@ -216,6 +219,7 @@ def test_a_mistake_is_one_line(
     Path("text/a.png").write_text("no picture")
     Image.new("RGB", (64, 48)).save("black/a.png")
     Path("bad.json").write_text("{")
+    os.mkfifo("pipe.json")
     Path("photos").joinpath("notes.txt").write_text("not a picture, and none of our business")
     assert export(compact_onnx, Path(), *options) == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
