@@ -91,7 +91,8 @@ def run(args: argparse.Namespace) -> int:
         _need("onnx", *(() if args.no_verify and precision is None else ("scipy", "pycocotools")))
     built: dict[str, Any] = {}
     missing: MissingRequirementError | None = None
-    with Progress(_steps(precision, from_checkpoint=from_checkpoint) + has_engine) as progress:
+    steps = (4 if from_checkpoint else 1) + (0 if precision is None else precision.steps) + has_engine
+    with Progress(steps) as progress:
         if from_checkpoint:
             exported = _export(args, files, wishes, progress)
         else:
@@ -188,12 +189,6 @@ def _read_onnx(path: Path, wishes: "SizeWishes", progress: Progress, *, builds: 
     return Exported(deployment=deployment, profiles=profiles, report={"onnx": str(path)})
 
 
-def _steps(precision: "PrecisionOptions | None", *, from_checkpoint: bool) -> int:
-    from mrcnn.export.precision.convert import steps
-
-    return (4 if from_checkpoint else 1) + (0 if precision is None else steps(precision))
-
-
 def _convert(files: Files, exported: Exported, options: "PrecisionOptions", progress: Progress) -> Exported:
     """The same in a lower precision."""
     from mrcnn.export.precision.convert import convert
@@ -261,8 +256,8 @@ def _verify(args: argparse.Namespace, files: Files, exported: Exported) -> dict[
         files.engine,
         files.references,
         images=args.images,
-        # Of the default profiles the engine sees what PyTorch sees, and that is to be shown.
         precision=exported.deployment.precision,
+        # Of the default profiles the engine sees what PyTorch sees, and that is to be shown.
         same_input=exported.profiles != default_profiles(rule, batch=batch),
         quiet=args.json == "-",
     )
@@ -319,12 +314,12 @@ def _refuse_vain_options(args: argparse.Namespace, *, from_checkpoint: bool) -> 
             raise MrcnnError(
                 f"{args.model} is an ONNX file already: leave --onnx-only out to build an engine"
             )
-        if (args.onnx_only or args.target == "cpu") and (args.shape or args.batch):
+        if not Files.has_engine(args) and (args.shape or args.batch):
             raise MrcnnError(
                 f"{args.model}: --shape and --batch are for engines and checkpoints: in an ONNX file they "
                 "are decided already"
             )
-    if (args.onnx_only or args.target == "cpu") and (vain := arguments.engine_options(args, None)):
+    if not Files.has_engine(args) and (vain := arguments.engine_options(args, None)):
         raise MrcnnError(f"{vain[0]} is for engines, but none is to be built here: leave it out")
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from mrcnn.export.precision.images import CalibrationImages
 from mrcnn.findings import Findings, findings_of
 from mrcnn.parity_ap import parity_ap
-from mrcnn.runtime import Runtime
+from mrcnn.runtime import Detections, Runtime
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +54,11 @@ class Judge:
     ) -> None:
         self._images = images
         self._tell = on_progress
-        found, milliseconds = self._run(reference, range(len(images)), "float32")
-        self._reference = found
-        self.has_masks = any(one.rles is not None for one in found)
-        self.reference = self._accuracy(reference, found, range(len(images)), milliseconds)
+        places = range(len(images))
+        run = self._run(reference, places, "float32")
+        self._reference = run[0]
+        self.has_masks = any(one.rles is not None for one in self._reference)
+        self.reference = self._accuracy(*run, places)
 
     @property
     def is_annotated(self) -> bool:
@@ -67,8 +68,7 @@ class Judge:
     def accuracy(self, model: Path, *, places: Sequence[int] | None = None, title: str) -> Accuracy:
         """Runs a variant on the pictures at `places`, or on all."""
         places = range(len(self._images)) if places is None else places
-        found, milliseconds = self._run(model, places, title)
-        return self._accuracy(model, found, places, milliseconds)
+        return self._accuracy(*self._run(model, places, title), places)
 
     def drop(self, accuracy: Accuracy) -> float:
         """How far it is from float32, in points: of COCO's AP, or of parity AP without annotations.
@@ -84,8 +84,13 @@ class Judge:
             if before is not None and after is not None
         )
 
-    def _run(self, model: Path, places: Sequence[int], title: str) -> tuple[list[Findings], float]:
-        found, seconds = [], []
+    def _run(
+        self, model: Path, places: Sequence[int], title: str
+    ) -> tuple[list[Findings], list[dict[str, Any]], float]:
+        """What is found in the pictures, the same as COCO results, and the median time."""
+        found: list[Findings] = []
+        results: list[dict[str, Any]] = []
+        seconds = []
         with Runtime(model, device="cpu") as runtime:
             for done, place in enumerate(places):
                 self._tell(title, done, len(places))
@@ -94,13 +99,29 @@ class Judge:
                 detections = runtime.infer(pixels, color="rgb")
                 seconds.append(time.perf_counter() - start)
                 found.append(findings_of(detections))
-        return found, 1e3 * float(np.median(seconds))
+                results += self._results(detections, place)
+        return found, results, 1e3 * float(np.median(seconds))
+
+    def _results(self, detections: Detections, place: int) -> list[dict[str, Any]]:
+        """COCO results with the categories of the annotations; none without annotations."""
+        dataset = self._images.dataset
+        if dataset is None:
+            return []
+        from mrcnn.evaluation import map_labels, with_categories
+
+        category_ids, _ = map_labels(detections.class_names, dataset)
+        image_id = dataset.image_id(self._images.indices[place])
+        return with_categories(detections.to_coco(image_id), category_ids)
 
     def _accuracy(
-        self, model: Path, found: Sequence[Findings], places: Sequence[int], milliseconds: float
+        self,
+        found: Sequence[Findings],
+        results: Sequence[dict[str, Any]],
+        milliseconds: float,
+        places: Sequence[int],
     ) -> Accuracy:
         reference = [self._reference[place] for place in places]
-        box, mask = self._coco(model, found, places)
+        box, mask = self._coco(results, places)
         return Accuracy(
             parity_box=parity_ap(reference, found, kind="bbox"),
             parity_mask=parity_ap(reference, found, kind="segm") if self.has_masks else None,
@@ -110,34 +131,15 @@ class Judge:
         )
 
     def _coco(
-        self, model: Path, found: Sequence[Findings], places: Sequence[int]
+        self, results: Sequence[dict[str, Any]], places: Sequence[int]
     ) -> tuple[float | None, float | None]:
         """COCO's AP of boxes and of masks."""
         dataset = self._images.dataset
         if dataset is None:
             return None, None
-        from mrcnn.evaluation import evaluate_detections, map_labels
+        from mrcnn.evaluation import average_precision
 
-        with Runtime(model, device="cpu") as runtime:
-            category_ids, _ = map_labels(runtime.class_names, dataset)
-        indices = [self._images.indices[place] for place in places]
-        results: list[dict[str, Any]] = []
-        for index, findings in zip(indices, found, strict=True):
-            for row in range(len(findings)):
-                category = category_ids[int(findings.labels[row])]
-                if category is None:
-                    continue
-                x1, y1, x2, y2 = map(float, findings.boxes[row])
-                result = {
-                    "image_id": dataset.image_id(index),
-                    "category_id": category,
-                    "score": float(findings.scores[row]),
-                    "bbox": [x1, y1, x2 - x1, y2 - y1],
-                }
-                if findings.rles is not None:
-                    result["segmentation"] = findings.rles[row]
-                results.append(result)
-        truth = dataset.ground_truth(indices)
+        truth = dataset.ground_truth([self._images.indices[place] for place in places])
         masks = self.has_masks and all(a.get("segmentation") for a in truth["annotations"])
-        evaluation = evaluate_detections(truth, results, iou_types=("bbox", "segm") if masks else ("bbox",))
+        evaluation = average_precision(truth, results, masks=masks)
         return evaluation.box.AP, None if evaluation.mask is None else evaluation.mask.AP

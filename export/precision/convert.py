@@ -32,9 +32,7 @@ _SETTINGS = "1"
 class Source:
     """The float32 graph and the pictures, with what is known of the graph's values on them."""
 
-    path: Path
     view: GraphView
-    deployment: Deployment
     images: CalibrationImages
     statistics: Mapping[str, Statistics]
     key: str
@@ -47,7 +45,7 @@ def convert(
 
     Args:
         source: a float32 ONNX file that `mrcnn export` wrote.
-        on_step: called with a few words at the start of each of `steps(options)`.
+        on_step: called with a few words at the start of each of `options.steps`.
         on_part: called with a title, a count and a total within a step.
 
     Returns:
@@ -74,11 +72,6 @@ def convert(
     return report.write(target, found)
 
 
-def steps(options: PrecisionOptions) -> int:
-    """Calls of `on_step` that `convert` makes, with a search that has something to do."""
-    return 3 + (options.max_ap_drop is not None)
-
-
 @contextmanager
 def _pictures(options: PrecisionOptions) -> Iterator[CalibrationImages]:
     if options.source is not None:
@@ -100,7 +93,6 @@ def _known(source: Path, images: CalibrationImages, options: PrecisionOptions, o
     if deployment.precision != "fp32":
         raise MrcnnError(f"{source}: is in {deployment.precision} already: give the float32 file")
     seen = view(model)
-    statistics.check_weights(seen)
     if images.dataset is not None:
         from mrcnn.evaluation import map_labels
 
@@ -126,7 +118,7 @@ def _known(source: Path, images: CalibrationImages, options: PrecisionOptions, o
         if use_cache:
             cache.save_cache(options.cache, collected, binding)
     key = hashlib.sha256(repr(sorted(binding.items())).encode()).hexdigest()
-    return Source(path=source, view=seen, deployment=deployment, images=images, statistics=collected, key=key)
+    return Source(view=seen, images=images, statistics=collected, key=key)
 
 
 def _to_fp16(known: Source) -> tuple[onnx.ModelProto, dict[str, Any]]:

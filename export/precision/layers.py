@@ -6,7 +6,7 @@ All is read off the operators and their connections. Names serve to tell a user 
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -74,8 +74,8 @@ class GraphView:
     outputs: frozenset[str]
     weights: Mapping[str, onnx.TensorProto]
     layers: tuple[Layer, ...]
-    sums: tuple[Sum, ...] = ()
-    dense: frozenset[str] = field(default_factory=frozenset)
+    sums: tuple[Sum, ...]
+    dense: frozenset[str]
 
     def is_dense(self, node: NodeProto) -> bool:
         """Whether the node is a layer, or computes from nothing but results of layers."""
@@ -121,11 +121,6 @@ def view(model: onnx.ModelProto) -> GraphView:
 
 def _users(readers: Iterable[NodeProto]) -> list[NodeProto]:
     return [node for node in readers if node.op_type != "Shape"]
-
-
-def group_names(layers: Iterable[Layer]) -> list[str]:
-    """Each group once, in the order of the graph."""
-    return list(dict.fromkeys(layer.group for layer in layers))
 
 
 def _layers(nodes: Iterable[NodeProto], weights: Mapping[str, onnx.TensorProto]) -> Iterable[Layer]:

@@ -50,3 +50,8 @@ class PrecisionOptions:
             raise MrcnnError(f"--calib-limit must be in 1…10000 (got {self.images})")
         if self.max_ap_drop is not None and not 0 <= self.max_ap_drop <= 100:
             raise MrcnnError(f"--max-ap-drop must be in 0…100 (got {self.max_ap_drop})")
+
+    @property
+    def steps(self) -> int:
+        """How many steps `convert` tells of."""
+        return 3 + (self.max_ap_drop is not None)

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mrcnn.export.precision.search import Outcome, Step
 from mrcnn.files import atomic_path, write_json
+
+if TYPE_CHECKING:
+    from mrcnn.export.precision.search import Outcome, Step
 
 
 def report_path(model: Path) -> Path:
@@ -23,7 +25,7 @@ def search_path(model: Path) -> Path:
     return model.with_suffix(".search.json")
 
 
-def search_facts(outcome: Outcome, work: Mapping[str, float], *, limit: float) -> dict[str, Any]:
+def search_facts(outcome: "Outcome", work: Mapping[str, float], *, limit: float) -> dict[str, Any]:
     """A search, JSON-able."""
     return {
         "limit": limit,
@@ -104,7 +106,7 @@ def _search(report: Mapping[str, Any]) -> Iterator[str]:
         yield f"  returned: {', '.join(found['returned'])}"
 
 
-def _step(step: Step, work: Mapping[str, float]) -> dict[str, Any]:
+def _step(step: "Step", work: Mapping[str, float]) -> dict[str, Any]:
     return {
         "returned": list(step.keep),
         "ap_drop": _rounded(step.drop),

@@ -2,8 +2,8 @@
 
 First each group of layers is returned alone, on a few pictures, and what parity AP gains by that is noted.
 Then groups are returned in the order of gain per work, and the fewest that reach the limit on all pictures
-are found by bisection. Everything that was measured is kept in a file, so that a search that
-was interrupted goes on where it was.
+are found by bisection. Everything that was measured is kept in a file, so that a search that was interrupted
+goes on where it was.
 """
 
 import json
@@ -12,9 +12,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mrcnn.errors import MrcnnError
 from mrcnn.export.precision.accuracy import Accuracy
-from mrcnn.files import atomic_path
+from mrcnn.files import write_text
 
 # Pictures for the gain of a single group, of which there are dozens.
 FEW = 8
@@ -169,8 +168,4 @@ class Notebook:
 
     def _write(self) -> None:
         measured = {name: asdict(accuracy) for name, accuracy in self._known.items()}
-        try:
-            with atomic_path(self._path) as temporary:
-                temporary.write_text(json.dumps({"key": self._key, "measured": measured}), encoding="utf-8")
-        except OSError as error:
-            raise MrcnnError(f"{self._path}: cannot be written: {error.strerror or error}") from error
+        write_text(self._path, json.dumps({"key": self._key, "measured": measured}))

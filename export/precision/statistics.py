@@ -197,7 +197,7 @@ def _behind_pooling(view: GraphView) -> dict[str, tuple[str, ...]]:
             counts[node.output[0]] = counts.get(node.input[-1], ())
         elif node.output[0] in view.dense or node.op_type in ("Reshape", "Flatten"):
             inherited = {count for name in node.input if name in counts for count in counts[name]}
-            if inherited and node.op_type not in ("MrcnnNMS",):
+            if inherited:
                 counts.update(dict.fromkeys(node.output, tuple(sorted(inherited))))
     return {name: found for name, found in counts.items() if name in view.dense}
 
