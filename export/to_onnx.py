@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from mrcnn.checkpoint import Checkpoint
-from mrcnn.description import LARGEST_SIDE, METADATA_KEY, Deployment, ModelDescription, check_input
+from mrcnn.description import LARGEST_SIDE, Deployment, ModelDescription, check_input
 from mrcnn.export import ops, stages
 from mrcnn.export.graph_builder import DOMAIN, IR_VERSION, OPSET, GraphBuilder
+from mrcnn.export.metadata import write_deployment
 from mrcnn.export.trace import BoxSegment, FeatureSegment, MaskSegment, trace
 from mrcnn.files import atomic_path
 
@@ -246,6 +247,6 @@ def _model_proto(
         ir_version=IR_VERSION,
         producer_name="mrcnn",
     )
-    helper.set_model_props(proto, {METADATA_KEY: deployment.to_json()})
+    write_deployment(proto, deployment)
     onnx.checker.check_model(proto, full_check=True)
     return proto

@@ -96,6 +96,13 @@ class OnnxBackend:
 
     def run(self, images: NDArray[Any], image_sizes: NDArray[np.int32]) -> dict[str, NDArray[Any]]:
         """The graph's outputs by name, for its two inputs (see ARCHITECTURE.md)."""
+        outputs = self.values(images, image_sizes)
+        if not keep_contract(outputs, rows=len(images), deployment=self.deployment):
+            raise MrcnnError(f"{self._path}: {_NOT_AS_TOLD}")
+        return outputs
+
+    def values(self, images: NDArray[Any], image_sizes: NDArray[np.int32]) -> dict[str, NDArray[Any]]:
+        """The outputs as the graph gives them, whatever they are."""
         session = self._session
         if session is None:
             raise MrcnnError(CLOSED)
@@ -103,10 +110,7 @@ class OnnxBackend:
             values = session.run(self._outputs, {"images": images, "image_sizes": image_sizes})
         except Exception as error:  # ONNX Runtime's errors have no base class of their own
             raise MrcnnError(f"{self._path}: ONNX Runtime cannot run it ({_reason(error)})") from error
-        outputs = dict(zip(self._outputs, values, strict=True))
-        if not keep_contract(outputs, rows=len(images), deployment=self.deployment):
-            raise MrcnnError(f"{self._path}: {_NOT_AS_TOLD}")
-        return outputs
+        return dict(zip(self._outputs, values, strict=True))
 
 
 def _one_image(ranges: Sequence[InputRange]) -> tuple[InputRange, ...]:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,14 @@ from typing import Any
 import numpy as np
 
 from mrcnn.export.precision.images import CalibrationImages
-from mrcnn.findings import Findings, findings_of
+from mrcnn.findings import findings_of
 from mrcnn.parity_ap import parity_ap
 from mrcnn.runtime import Detections, Runtime
+
+OnPart = Callable[[str, int, int], None]
+
+# Pictures for a comparison of speeds.
+_TIMED = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,14 +28,15 @@ class Accuracy:
         parity_box, parity_mask: AP with the float32 model's detections as the truth; the masks' is None for
             models without.
         box, mask: COCO AP, where the pictures are annotated.
-        milliseconds: of a picture, from its pixels to its detections on this machine's CPU; the median.
+        milliseconds: of a picture, from its pixels to its detections on this machine's CPU; the median. None
+            where it says nothing.
     """
 
     parity_box: float | None
     parity_mask: float | None
     box: float | None = None
     mask: float | None = None
-    milliseconds: float
+    milliseconds: float | None = None
 
     @property
     def parity(self) -> float:
@@ -40,25 +47,55 @@ class Accuracy:
         return {name: None if value is None else round(value, 4) for name, value in asdict(self).items()}
 
 
+def detect(
+    model: Path, images: CalibrationImages, places: Sequence[int], *, title: str, on_progress: OnPart
+) -> tuple[list[Detections], float]:
+    """What a model finds in the pictures at `places`, and the median of their milliseconds."""
+    found, seconds = [], []
+    with Runtime(model, device="cpu") as runtime:
+        for done, place in enumerate(places):
+            on_progress(title, done, len(places))
+            pixels = images.read(place)
+            start = time.perf_counter()
+            found.append(runtime.infer(pixels, color="rgb"))
+            seconds.append(time.perf_counter() - start)
+    return found, 1e3 * float(np.median(seconds))
+
+
+def alternate(models: Sequence[Path], images: CalibrationImages, *, on_progress: OnPart) -> list[float]:
+    """Median milliseconds of each model on a few pictures, which they take by turns after a first one."""
+    pictures = [images.read(place) for place in images.some(_TIMED)]
+    seconds: list[list[float]] = [[] for _ in models]
+    with ExitStack() as stack:
+        runtimes = [stack.enter_context(Runtime(model, device="cpu")) for model in models]
+        for runtime in runtimes:
+            runtime.infer(pictures[0], color="rgb")
+        for done, picture in enumerate(pictures):
+            on_progress("taking the time", done, len(pictures))
+            for runtime, own in zip(runtimes, seconds, strict=True):
+                start = time.perf_counter()
+                runtime.infer(picture, color="rgb")
+                own.append(time.perf_counter() - start)
+    return [1e3 * float(np.median(own)) for own in seconds]
+
+
 class Judge:
     """Compares variants with the float32 model.
 
     Args:
-        reference: the float32 model's ONNX file.
+        float32: what it finds in each of the pictures.
         images: the pictures.
         on_progress: called with a title, how many pictures are done, and of how many.
     """
 
     def __init__(
-        self, reference: Path, images: CalibrationImages, *, on_progress: Callable[[str, int, int], None]
+        self, float32: Sequence[Detections], images: CalibrationImages, *, on_progress: OnPart
     ) -> None:
         self._images = images
         self._tell = on_progress
-        places = range(len(images))
-        run = self._run(reference, places, "float32")
-        self._reference = run[0]
+        self._reference = [findings_of(one) for one in float32]
         self.has_masks = any(one.rles is not None for one in self._reference)
-        self.reference = self._accuracy(*run, places)
+        self.reference = self._accuracy(float32, range(len(images)), None)
 
     @property
     def is_annotated(self) -> bool:
@@ -68,7 +105,8 @@ class Judge:
     def accuracy(self, model: Path, *, places: Sequence[int] | None = None, title: str) -> Accuracy:
         """Runs a variant on the pictures at `places`, or on all."""
         places = range(len(self._images)) if places is None else places
-        return self._accuracy(*self._run(model, places, title), places)
+        found, milliseconds = detect(model, self._images, places, title=title, on_progress=self._tell)
+        return self._accuracy(found, places, milliseconds)
 
     def drop(self, accuracy: Accuracy) -> float:
         """How far it is from float32, in points: of COCO's AP, or of parity AP without annotations.
@@ -84,24 +122,6 @@ class Judge:
             if before is not None and after is not None
         )
 
-    def _run(
-        self, model: Path, places: Sequence[int], title: str
-    ) -> tuple[list[Findings], list[dict[str, Any]], float]:
-        """What is found in the pictures, the same as COCO results, and the median time."""
-        found: list[Findings] = []
-        results: list[dict[str, Any]] = []
-        seconds = []
-        with Runtime(model, device="cpu") as runtime:
-            for done, place in enumerate(places):
-                self._tell(title, done, len(places))
-                pixels = self._images.read(place)
-                start = time.perf_counter()
-                detections = runtime.infer(pixels, color="rgb")
-                seconds.append(time.perf_counter() - start)
-                found.append(findings_of(detections))
-                results += self._results(detections, place)
-        return found, results, 1e3 * float(np.median(seconds))
-
     def _results(self, detections: Detections, place: int) -> list[dict[str, Any]]:
         """COCO results with the categories of the annotations; none without annotations."""
         dataset = self._images.dataset
@@ -114,14 +134,12 @@ class Judge:
         return with_categories(detections.to_coco(image_id), category_ids)
 
     def _accuracy(
-        self,
-        found: Sequence[Findings],
-        results: Sequence[dict[str, Any]],
-        milliseconds: float,
-        places: Sequence[int],
+        self, detections: Sequence[Detections], places: Sequence[int], milliseconds: float | None
     ) -> Accuracy:
         reference = [self._reference[place] for place in places]
-        box, mask = self._coco(results, places)
+        found = [findings_of(one) for one in detections]
+        pairs = zip(detections, places, strict=True)
+        box, mask = self._coco([result for pair in pairs for result in self._results(*pair)], places)
         return Accuracy(
             parity_box=parity_ap(reference, found, kind="bbox"),
             parity_mask=parity_ap(reference, found, kind="segm") if self.has_masks else None,

@@ -17,8 +17,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
-from mrcnn.description import METADATA_KEY, Deployment
 from mrcnn.errors import MrcnnError
+from mrcnn.export.metadata import read_deployment, write_deployment
 
 HALF, FLOAT = TensorProto.FLOAT16, TensorProto.FLOAT
 
@@ -306,8 +306,6 @@ def _raise_opset(model: onnx.ModelProto) -> None:
 
 def _tell(model: onnx.ModelProto) -> None:
     """Writes into the metadata that the graph computes in FP16; INT8 is narrower."""
-    for entry in model.metadata_props:
-        if entry.key == METADATA_KEY:
-            deployment = Deployment.from_json(entry.value)
-            if deployment.precision == "fp32":
-                entry.value = replace(deployment, precision="fp16").to_json()
+    deployment = read_deployment(model)
+    if deployment is not None and deployment.precision == "fp32":
+        write_deployment(model, replace(deployment, precision="fp16"))

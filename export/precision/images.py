@@ -1,20 +1,15 @@
-"""The pictures that a model is calibrated on, brought to the network as the runtime brings them."""
+"""The pictures that a model is calibrated on."""
 
 import hashlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mrcnn.errors import MrcnnError
-from mrcnn.runtime.backend import Batch
-from mrcnn.runtime.backend_onnx import OnnxBackend
 from mrcnn.runtime.images import RgbArray, image_files, read_image
-from mrcnn.runtime.jobs import Jobs
 
 if TYPE_CHECKING:
     from mrcnn.data.coco import CocoDataset
@@ -108,24 +103,3 @@ def spread(total: int, number: int) -> list[int]:
     if number >= total:
         return list(range(total))
     return [int(place) for place in np.linspace(0, total - 1, number)]
-
-
-def network_inputs(
-    model: Path, images: CalibrationImages, places: Sequence[int]
-) -> Iterator[Mapping[str, NDArray[Any]]]:
-    """The inputs of the graph in `model` for pictures, one by one, as `Runtime.infer` makes them."""
-    backend = OnnxBackend(model, device="cpu", threads=None)
-    jobs = Jobs(backend, min_score=0)
-    try:
-        for place in places:
-            picture = jobs.picture(place, images.read(place), "rgb")
-            batch = Batch(
-                images=[picture.pixels],
-                resized=[picture.resized],
-                padded=picture.padded,
-                rows=backend.deployment.batch or 1,
-            )
-            pixels, sizes = backend.prepare(batch)
-            yield {"images": pixels, "image_sizes": sizes}
-    finally:
-        backend.close()

@@ -54,4 +54,4 @@ class PrecisionOptions:
     @property
     def steps(self) -> int:
         """How many steps `convert` tells of."""
-        return 3 + (self.max_ap_drop is not None)
+        return 2 + (self.max_ap_drop is not None)

@@ -22,7 +22,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from mrcnn.description import METADATA_KEY, Deployment
+from mrcnn.export.metadata import read_deployment, write_deployment
 from mrcnn.export.precision.layers import MOVES, GraphView, Layer
 from mrcnn.export.precision.observers import Range
 from mrcnn.export.precision.statistics import Statistics
@@ -312,7 +312,6 @@ def _rewrite(
 
 def _tell(model: onnx.ModelProto, target: str) -> None:
     """Writes into the metadata that the graph computes in INT8."""
-    for entry in model.metadata_props:
-        if entry.key == METADATA_KEY:
-            deployment = Deployment.from_json(entry.value)
-            entry.value = replace(deployment, precision="int8", quantized_for=target).to_json()
+    deployment = read_deployment(model)
+    if deployment is not None:
+        write_deployment(model, replace(deployment, precision="int8", quantized_for=target))

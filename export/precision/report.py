@@ -1,6 +1,6 @@
 """What a conversion costs and brings, for people (a table, a plot) and for programs (JSON)."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,11 @@ def plot_path(model: Path) -> Path:
 def search_path(model: Path) -> Path:
     """`model.int8.onnx` → `model.int8.search.json`: what a search has measured, to go on from."""
     return model.with_suffix(".search.json")
+
+
+def int8_share(work: Mapping[str, float], returned: Collection[str]) -> float:
+    """Of all multiplications, those in groups that were not returned to floating point; 0…1."""
+    return round(sum(share for group, share in work.items() if group not in returned), 4)
 
 
 def search_facts(outcome: "Outcome", work: Mapping[str, float], *, limit: float) -> dict[str, Any]:
@@ -86,9 +91,10 @@ def _table(report: Mapping[str, Any]) -> Iterator[str]:
     for title, key in rows.items():
         if before[key] is not None and after[key] is not None:
             yield f"  {title:<24}{before[key]:>10.2f}{after[key]:>10.2f}  ({after[key] - before[key]:+.2f})"
-    yield f"  {'ms per picture, here':<24}{before['milliseconds']:>10.0f}{after['milliseconds']:>10.0f}"
-    if report["target"] == "tensorrt" or report["precision"] == "fp16":
-        yield "  (the time is ONNX Runtime's on this CPU, which says nothing of a GPU)"
+    times = before["milliseconds"], after["milliseconds"]
+    if None not in times:
+        faster = f"  ({times[0] / times[1]:.2f} times as fast)"
+        yield f"  {'ms per picture, here':<24}{times[0]:>10.0f}{times[1]:>10.0f}{faster}"
 
 
 def _search(report: Mapping[str, Any]) -> Iterator[str]:
@@ -110,7 +116,7 @@ def _step(step: "Step", work: Mapping[str, float]) -> dict[str, Any]:
     return {
         "returned": list(step.keep),
         "ap_drop": _rounded(step.drop),
-        "int8_share": round(sum(share for name, share in work.items() if name not in step.keep), 4),
+        "int8_share": int8_share(work, step.keep),
         **step.accuracy.to_dict(),
     }
 

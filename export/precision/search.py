@@ -16,7 +16,7 @@ from mrcnn.export.precision.accuracy import Accuracy
 from mrcnn.files import write_text
 
 # Pictures for the gain of a single group, of which there are dozens.
-FEW = 8
+FEW = 6
 
 # Added to each group's share of the work, so that one that costs nothing does not come first for no gain.
 _LEAST_WORK = 0.005

@@ -7,8 +7,6 @@ its inference.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -18,10 +16,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mrcnn.errors import MrcnnError
 from mrcnn.export.precision.layers import GraphView
-from mrcnn.runtime.ort import import_onnxruntime
 
 Floats = NDArray[np.float32]
-Feed = Mapping[str, NDArray[Any]]
+Values = Mapping[str, NDArray[Any]]
 
 BINS = 8192
 
@@ -58,34 +55,46 @@ class Statistics:
         return centres
 
 
-def collect(view: GraphView, feeds: Iterable[Feed]) -> dict[str, Statistics]:
-    """Statistics of every dense value over the runs with `feeds`.
+class Collector:
+    """Gathers statistics of every dense value over runs of a graph.
 
-    What heads see counts only in runs where there is something for them to see. A value that was never seen
-    is not in the result.
+    What heads see counts only in runs where there is something for them to see.
+
+    Attributes:
+        model: the graph with more outputs, to be run by ONNX Runtime.
+        outputs: the names of these.
 
     Raises:
-        MrcnnError: a weight or a value is not finite.
+        MrcnnError: a weight is not finite.
     """
-    check_weights(view)
-    names = observed(view)
-    with TemporaryDirectory(prefix="mrcnn-") as folder:
-        session = _session(_instrumented(view, names), Path(folder) / "observed.onnx")
-    outputs = [output.name for output in session.get_outputs()]
-    heads = _behind_pooling(view)
-    seen: dict[str, _Running] = {name: _Running() for name in names}
-    for feed in feeds:
-        values = dict(zip(outputs, session.run(outputs, feed), strict=True))
-        for name in names:
-            if all(values[count].sum() for count in heads.get(name, ())):
-                seen[name].add(values, name)
+
+    def __init__(self, view: GraphView) -> None:
+        check_weights(view)
+        self._regions = _behind_pooling(view)
+        self._seen = {name: _Running() for name in observed(view)}
+        counts = {count for counts in self._regions.values() for count in counts}
+        self.model = _instrumented(view, list(self._seen), counts)
+        self.outputs = frozenset(output.name for output in self.model.graph.output) - view.outputs
+
+    def add(self, values: Values) -> None:
+        """Takes the outputs of a run of `model`, by name.
+
+        Raises:
+            MrcnnError: a value is not finite.
+        """
+        for name, running in self._seen.items():
+            if all(values[count].sum() for count in self._regions.get(name, ())):
+                running.add(values, name)
                 # ONNX Runtime's extremes leave NaN out.
                 parts = [values[f"{name}/{kind}"] for kind in ("low", "high", "kept")]
                 if not all(np.isfinite(part).all() for part in parts):
                     raise MrcnnError(
                         f"{name!r} is not finite on the calibration images: are the weights good?"
                     )
-    return {name: running.result() for name, running in seen.items() if running.runs}
+
+    def result(self) -> dict[str, Statistics]:
+        """Of each value that was ever seen."""
+        return {name: running.result() for name, running in self._seen.items() if running.runs}
 
 
 def observed(view: GraphView) -> list[str]:
@@ -110,7 +119,7 @@ class _Running:
         self._elements = 0
         self._means: NDArray[np.float64] | None = None
 
-    def add(self, values: Feed, name: str) -> None:
+    def add(self, values: Values, name: str) -> None:
         """The outputs of a run of the instrumented graph."""
         self.low = float(np.minimum(self.low, values[f"{name}/low"]))
         self.high = float(np.maximum(self.high, values[f"{name}/high"]))
@@ -135,8 +144,13 @@ class _Running:
         )
 
 
-def _instrumented(view: GraphView, names: Sequence[str]) -> onnx.ModelProto:
-    """The graph with outputs `V/low`, `V/high`, `V/kept` and, where V is a layer's source, `V/means`."""
+def _instrumented(view: GraphView, names: Sequence[str], counts: Iterable[str]) -> onnx.ModelProto:
+    """The graph with outputs `V/low`, `V/high`, `V/kept`, `V/size`; `V/means` where a layer reads V.
+
+    Args:
+        names: of the values V.
+        counts: values that become outputs themselves.
+    """
     model = onnx.ModelProto()
     model.CopyFrom(view.model)
     graph = model.graph
@@ -157,8 +171,7 @@ def _instrumented(view: GraphView, names: Sequence[str]) -> onnx.ModelProto:
         for kind, shape in (("low", []), ("high", []), ("kept", [None])):
             graph.output.append(helper.make_tensor_value_info(f"{name}/{kind}", TensorProto.FLOAT, shape))
         graph.output.append(helper.make_tensor_value_info(f"{name}/size", TensorProto.INT64, [1]))
-    known = {output.name for output in graph.output}
-    for count in {count for counts in _behind_pooling(view).values() for count in counts} - known:
+    for count in sorted(set(counts) - view.outputs):
         graph.output.append(helper.make_tensor_value_info(count, TensorProto.INT32, [None]))
     return model
 
@@ -200,12 +213,3 @@ def _behind_pooling(view: GraphView) -> dict[str, tuple[str, ...]]:
             if inherited:
                 counts.update(dict.fromkeys(node.output, tuple(sorted(inherited))))
     return {name: found for name, found in counts.items() if name in view.dense}
-
-
-def _session(model: onnx.ModelProto, path: Path) -> Any:
-    onnxruntime = import_onnxruntime()
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.enable_mem_pattern = False
-    onnx.save(model, path)
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -9,8 +9,9 @@ from typing import Any
 import onnx
 from onnx import NodeProto, TensorProto, helper
 
-from mrcnn.description import METADATA_KEY, Deployment
+from mrcnn.description import Deployment
 from mrcnn.export.graph_builder import DOMAIN
+from mrcnn.export.metadata import read_deployment
 
 INT32, FLOAT = TensorProto.INT32, TensorProto.FLOAT
 
@@ -24,8 +25,8 @@ def open_at_plugins(lowered: onnx.ModelProto) -> onnx.ModelProto:
     model = onnx.ModelProto()
     model.CopyFrom(lowered)
     graph = model.graph
-    properties = {entry.key: entry.value for entry in model.metadata_props}
-    deployment = Deployment.from_json(properties[METADATA_KEY])
+    deployment = read_deployment(model)
+    assert deployment is not None
     # No plugin comes before the features, so that their type is known without any.
     noted = onnx.shape_inference.infer_shapes(lowered).graph.value_info
     types = {value.name: value.type.tensor_type.elem_type for value in noted}

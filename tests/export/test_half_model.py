@@ -1,7 +1,7 @@
 """A whole model in FP16: which of it is, where casts stand, and that the same objects are found."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +10,8 @@ import pytest
 from onnx import NodeProto, TensorProto, helper
 
 from mrcnn.checkpoint import Checkpoint
-from mrcnn.description import METADATA_KEY, Deployment
 from mrcnn.export.lower import lower
+from mrcnn.export.metadata import read_deployment, write_deployment
 from mrcnn.export.precision.half import half_nodes, to_half, typed_inputs
 from mrcnn.export.precision.layers import view
 from mrcnn.export.precision.quantize import Recipe, quantize
@@ -197,17 +197,14 @@ def test_each_dense_node_can_be_kept(case: Case) -> None:
 
 
 def test_the_metadata_tells_the_precision(case: Case) -> None:
-    def deployment(model: onnx.ModelProto) -> Deployment:
-        return Deployment.from_json({p.key: p.value for p in model.metadata_props}[METADATA_KEY])
-
-    assert deployment(case.exported).precision == "fp32"
-    assert deployment(case.half).precision == "fp16"
+    before, after = read_deployment(case.exported), read_deployment(case.half)
+    assert before is not None
+    assert after is not None
+    assert (before.precision, after.precision) == ("fp32", "fp16")
     int8 = onnx.ModelProto()
     int8.CopyFrom(case.exported)
-    text = deployment(case.exported).to_json().replace('"fp32"', '"int8"')
-    text = text.replace('"quantized_for": null', '"quantized_for": "tensorrt"')
-    helper.set_model_props(int8, {METADATA_KEY: text})
-    assert deployment(to_half(int8)).precision == "int8"
+    write_deployment(int8, replace(before, precision="int8", quantized_for="tensorrt"))
+    assert read_deployment(to_half(int8)) == read_deployment(int8)
 
 
 @pytest.mark.parametrize("case", ["static"], indirect=True)

@@ -12,8 +12,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from mrcnn.checkpoint import Checkpoint
-from mrcnn.description import METADATA_KEY, Deployment, ModelDescription
+from mrcnn.description import ModelDescription
 from mrcnn.export.lower import lower
+from mrcnn.export.metadata import read_deployment
 from mrcnn.export.precision.layers import GraphView, view
 from mrcnn.export.precision.quantize import Recipe, groups, quantize, weight_scale
 from mrcnn.export.precision.statistics import BINS, Statistics
@@ -235,8 +236,8 @@ def test_for_the_cpu_onnx_runtime_has_integer_kernels_for_all_of_it(whole: Graph
 def test_the_metadata_tell_the_precision(whole: GraphView) -> None:
     for target in ("cpu", "tensorrt"):
         made = quantize(whole, Recipe(target=target, ranges=everything_seen(whole))).model
-        (text,) = (entry.value for entry in made.metadata_props if entry.key == METADATA_KEY)
-        deployment = Deployment.from_json(text)
+        deployment = read_deployment(made)
+        assert deployment is not None
         assert (deployment.precision, deployment.quantized_for) == ("int8", target)
 
 

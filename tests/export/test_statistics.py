@@ -5,16 +5,19 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from mrcnn.errors import MrcnnError
 from mrcnn.export.precision.cache import load_cache, save_cache
-from mrcnn.export.precision.images import network_inputs, open_images
+from mrcnn.export.precision.calibrate import observe
+from mrcnn.export.precision.images import open_images
 from mrcnn.export.precision.layers import GraphView, view
 from mrcnn.export.precision.observers import OBSERVERS
 from mrcnn.export.precision.options import OBSERVER_NAMES
-from mrcnn.export.precision.statistics import BINS, Statistics, collect, observed
+from mrcnn.export.precision.statistics import BINS, Collector, Statistics, observed
+from mrcnn.runtime import Runtime
 from tests.export.photographs import make_photographs
 
 BINDING = {"weights": "w", "graph": "g", "images": "i", "settings": "s"}
@@ -44,6 +47,16 @@ def small_view(weight: float = 2.0, bias: float = -1.0) -> GraphView:
 
 def feed(*values: float) -> dict[str, np.ndarray]:
     return {"x": np.array(values, np.float32).reshape(1, 1, 2, 2)}
+
+
+def collect(view: GraphView, feeds: list[dict[str, np.ndarray]]) -> dict[str, Statistics]:
+    collector = Collector(view)
+    model = collector.model.SerializeToString()
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    for feed in feeds:
+        collector.add(dict(zip(names, session.run(None, feed), strict=True)))
+    return collector.result()
 
 
 def of_samples(samples: np.ndarray) -> Statistics:
@@ -105,8 +118,8 @@ def test_a_lone_outlier_does_not_stretch_the_range(name: str, most: float) -> No
 def test_mse_has_the_least_error_of_all() -> None:
     samples = np.random.default_rng(1).laplace(0, 1, 100_000)
     errors = {}
-    for name, observe in OBSERVERS.items():
-        limit = max(map(abs, observe(of_samples(samples), symmetric=True)))
+    for name, observer in OBSERVERS.items():
+        limit = max(map(abs, observer(of_samples(samples), symmetric=True)))
         rounded = np.clip(np.rint(samples / (limit / 127)), -127, 127) * limit / 127
         errors[name] = ((samples - rounded) ** 2).mean()
     assert min(errors, key=lambda name: errors[name]) == "mse"
@@ -157,7 +170,7 @@ def test_every_value_of_a_whole_model_is_seen(compact_onnx: Path, tmp_path: Path
     """The heads, too, on regions that were really pooled."""
     images = open_images(make_photographs(tmp_path, 3), folder=None, limit=2)
     seen = view(onnx.load(compact_onnx))
-    found = collect(seen, network_inputs(compact_onnx, images, range(len(images))))
+    found, _ = observe(seen, images, on_progress=lambda *_: None)
     assert list(found) == observed(seen)
     assert found["normalised"].low < -1 < 1 < found["normalised"].high
     for layer in seen.layers:
@@ -165,3 +178,16 @@ def test_every_value_of_a_whole_model_is_seen(compact_onnx: Path, tmp_path: Path
         means = found[layer.source].means
         assert means is not None
         assert len(means) in (channels, channels * seen.weights[layer.weight].dims[0])  # depthwise
+
+
+def test_the_detections_are_the_models_own(compact_onnx: Path, tmp_path: Path) -> None:
+    """They come of the same runs as the statistics, in which ONNX Runtime fuses other operators."""
+    images = open_images(make_photographs(tmp_path, 3), folder=None, limit=3)
+    _, found = observe(view(onnx.load(compact_onnx)), images, on_progress=lambda *_: None)
+    with Runtime(compact_onnx, device="cpu") as runtime:
+        for place, detections in enumerate(found):
+            own = runtime.infer(images.read(place), color="rgb")
+            assert len(own) > 0
+            assert np.array_equal(detections.labels, own.labels)
+            assert detections.scores == pytest.approx(own.scores, abs=1e-5)
+            assert detections.boxes == pytest.approx(own.boxes, abs=1e-2)

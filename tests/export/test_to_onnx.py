@@ -13,10 +13,11 @@ from torchvision.models import detection
 from torchvision.ops import FrozenBatchNorm2d
 
 from mrcnn.checkpoint import Checkpoint, load_checkpoint
-from mrcnn.description import METADATA_KEY, AnchorRule, Deployment, Normalization, ProposalRule, RoiRule
+from mrcnn.description import AnchorRule, Normalization, ProposalRule, RoiRule
 from mrcnn.errors import MrcnnError
 from mrcnn.export import validate as validation
 from mrcnn.export.cut import with_shapes
+from mrcnn.export.metadata import read_deployment
 from mrcnn.export.to_onnx import InputRule, export_onnx
 from mrcnn.export.trace import fold_batch_norm
 from mrcnn.runtime.images import read_image
@@ -55,8 +56,7 @@ def test_export_validates_itself(tmp_path: Path, compact_checkpoint: Checkpoint,
     deployment = export_onnx(compact_checkpoint, path, inputs=inputs, on_step=quiet)
     model = onnx.load(path)
     onnx.checker.check_model(model, full_check=True)
-    metadata = {p.key: p.value for p in model.metadata_props}
-    assert Deployment.from_json(metadata[METADATA_KEY]) == deployment
+    assert read_deployment(model) == deployment
     assert deployment.weights_sha256 == compact_checkpoint.weights_sha256
     shapes = {
         value.name: [d.dim_value or d.dim_param for d in value.type.tensor_type.shape.dim]
@@ -125,7 +125,8 @@ def test_every_stage_equals_pytorch_on_photographs(
     # Fed the reference's input, a stage may lose a row only to an IoU within rounding of its threshold.
     monkeypatch.setattr(validation, "LEAST_MATCHED", 0.999)
     proto = with_shapes(onnx.load(dynamic))
-    deployment = Deployment.from_json({p.key: p.value for p in proto.metadata_props}[METADATA_KEY])
+    deployment = read_deployment(proto)
+    assert deployment is not None
     model = compact_checkpoint.build()
     for path in sorted((coco_mini / "images").iterdir())[:8]:
         image = read_image(path)
@@ -204,9 +205,8 @@ class TestValidation:
         self, dynamic: Path, compact_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
     ) -> Callable[[Change], str]:
         """What validation says of the good file if its outputs are changed so."""
-        deployment = Deployment.from_json(
-            {p.key: p.value for p in onnx.load(dynamic).metadata_props}[METADATA_KEY]
-        )
+        deployment = read_deployment(onnx.load(dynamic))
+        assert deployment is not None
         real = validation._run
 
         def complain(change: Change) -> str:
