@@ -19,6 +19,7 @@ from mrcnn.export.graph_builder import DOMAIN, IR_VERSION, OPSET, GraphBuilder
 from mrcnn.export.metadata import write_deployment
 from mrcnn.export.trace import BoxSegment, FeatureSegment, MaskSegment, trace
 from mrcnn.files import atomic_path
+from mrcnn.models.features import feature_maps, pooled_scales
 
 # The network size that dynamic graphs are traced at; validation uses others.
 _TRACE_SIZE = (256, 320)
@@ -109,7 +110,6 @@ def build_graph(
     boxes, _, labels, count = stages.detections(
         g, description, logits="class_logits", deltas="box_deltas", proposals=rois, count=roi_count
     )
-    mask_size = None
     if description.has_masks:
         rois = ops.trim(g, boxes, count, name="mask/rois")
         pooled = pooling.pool(rois, description.rois.mask_size, name="mask/pooled")
@@ -131,14 +131,13 @@ def build_graph(
             weight=g.parameter(f"{prefix}.weight", last.weight.detach().numpy()),
             bias=g.parameter(f"{prefix}.bias", last.bias.detach().numpy()),
         )
-        mask_size = 2 * description.rois.mask_size
     deployment = Deployment(
         description=description,
         height=inputs.size[0] if inputs.size else None,
         width=inputs.size[1] if inputs.size else None,
         batch=inputs.batch,
         input_dtype=inputs.dtype,
-        mask_size=mask_size,
+        mask_size=description.mask_side,
         plugin_version=ops.PLUGIN_VERSION,
         weights_sha256=weights_sha256,
         built_with={name: importlib.metadata.version(name) for name in ("torch", "torchvision", "onnx")},
@@ -155,9 +154,8 @@ class _Pooling:
         self._g = g
         self._channels = model.backbone.out_channels
         self._rule = description.rois
-        levels = model.roi_heads.box_roi_pool.featmap_names
-        self._features = features[: len(levels)]
-        self._scales = [2.0 ** -(2 + level) for level in range(len(levels))]
+        self._scales = pooled_scales(model)
+        self._features = features[: len(self._scales)]
 
     def example(self, size: int) -> Tensor:
         return torch.zeros(2, self._channels, size, size)
@@ -208,7 +206,7 @@ def _include(
 def _places(model: GeneralizedRCNN, example: Tensor) -> list[int]:
     """Number of anchors on each level for a fixed input size."""
     with torch.inference_mode():
-        sizes = [feature.shape[-2:] for feature in model.backbone(example[:1]).values()]
+        sizes = [feature.shape[-2:] for feature in feature_maps(model, example[:1]).values()]
     per_place = model.rpn.anchor_generator.num_anchors_per_location()
     return [int(h * w * n) for (h, w), n in zip(sizes, per_place, strict=True)]
 

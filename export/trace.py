@@ -16,6 +16,7 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.ops import FrozenBatchNorm2d
 
 from mrcnn.export.graph_builder import OPSET
+from mrcnn.models.resnet_c4 import C4MaskHead
 
 # The sub-modules keep the names that they have in the model, so that parameters keep theirs in the graph.
 
@@ -29,7 +30,8 @@ class FeatureSegment(nn.Module):
         self.rpn = nn.ModuleDict({"head": model.rpn.head})
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        features = list(self.backbone(images).values())
+        maps = self.backbone(images)
+        features = [maps] if isinstance(maps, Tensor) else list(maps.values())
         logits, deltas = self.rpn["head"](features)
         return (*features, *logits, *deltas)
 
@@ -52,12 +54,19 @@ class MaskSegment(nn.Module):
 
     def __init__(self, model: GeneralizedRCNN) -> None:
         super().__init__()
-        predictor = model.roi_heads.mask_predictor
+        heads, predictor = model.roi_heads, model.roi_heads.mask_predictor
         upsample = nn.Sequential(OrderedDict(conv5_mask=predictor.conv5_mask, relu=predictor.relu))
-        self.roi_heads = nn.ModuleDict({"mask_head": model.roi_heads.mask_head, "mask_predictor": upsample})
+        self.roi_heads = nn.ModuleDict({"mask_predictor": upsample})
+        if isinstance(heads.mask_head, C4MaskHead):
+            self.roi_heads["box_head"] = nn.ModuleDict({"layer4": heads.box_head.layer4})
+            self._features = "box_head.layer4"
+        else:
+            self.roi_heads["mask_head"] = heads.mask_head
+            self._features = "mask_head"
 
     def forward(self, pooled: Tensor) -> Tensor:
-        masks: Tensor = self.roi_heads["mask_predictor"](self.roi_heads["mask_head"](pooled))
+        features = self.roi_heads.get_submodule(self._features)(pooled)
+        masks: Tensor = self.roi_heads["mask_predictor"](features)
         return masks
 
 

@@ -19,6 +19,7 @@ from torchvision.models.detection.image_list import ImageList
 from mrcnn.description import Deployment
 from mrcnn.errors import MrcnnError
 from mrcnn.export.cut import cut, with_shapes
+from mrcnn.models.features import feature_maps
 from mrcnn.runtime.ort import import_onnxruntime
 
 Arrays = Mapping[str, np.ndarray]
@@ -140,7 +141,7 @@ def reference_stages(
         normalised[i, :, :h, :w] = model.transform.normalize(pixels)
     image_list = ImageList(normalised, image_sizes)
 
-    features = model.backbone(normalised)
+    features = feature_maps(model, normalised)
     logits, deltas = model.rpn.head(list(features.values()))
     levels = range(len(logits))
     feature_arrays = {f"features.{i}": f.numpy() for i, f in enumerate(features.values())}

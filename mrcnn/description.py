@@ -132,10 +132,14 @@ class ProposalRule:
 
 @dataclass(frozen=True, kw_only=True)
 class RoiRule:
-    """How features are pooled for the heads. Sizes in bins; `sampling_ratio` 0 means adaptive."""
+    """How features are pooled for the heads. Sizes in bins; `sampling_ratio` 0 means adaptive.
+
+    `head_stride` is that of conv5 where this is the head (C4): 2 halves the side, as in detectron2.
+    """
 
     box_size: int = 7
     mask_size: int = 14
+    head_stride: int = 2
     sampling_ratio: int = 2
     canonical_size: int = 224
     canonical_level: int = 4
@@ -143,6 +147,7 @@ class RoiRule:
     def __post_init__(self) -> None:
         _require("rois: box_size", self.box_size, 1, 64)
         _require("rois: mask_size", self.mask_size, 1, 64)
+        _require("rois: head_stride", self.head_stride, 1, 2)
         _require("rois: sampling_ratio", self.sampling_ratio, 0, 16)
         _require("rois: canonical_size", self.canonical_size, 1, LARGEST_SIDE)
         _require("rois: canonical_level", self.canonical_level, 0, 16)
@@ -210,8 +215,29 @@ class ModelDescription:
         return len(self.class_names)
 
     @property
+    def detector(self) -> str:
+        """The first word of the architecture, as "maskrcnn"."""
+        return self.architecture.partition("_")[0]
+
+    @property
+    def trunk(self) -> str:
+        """The words between detector and neck: "resnet50" in "maskrcnn_resnet50_fpn_v2"."""
+        words = self.architecture.partition("_")[2]
+        for neck in ("_fpn_v2", "_fpn", "_c4"):
+            words = words.removesuffix(neck)
+        return words
+
+    @property
     def has_masks(self) -> bool:
-        return self.architecture.startswith("maskrcnn")
+        return self.detector == "maskrcnn"
+
+    @property
+    def mask_side(self) -> int | None:
+        """Side of the masks that the mask branch gives, in cells; None without one."""
+        if not self.has_masks:
+            return None
+        stride = self.rois.head_stride if self.architecture.endswith("_c4") else 1
+        return 2 * math.ceil(self.rois.mask_size / stride)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -287,7 +313,7 @@ class Deployment:
                 raise MrcnnError(
                     f"{name} must be one of {', '.join(map(str, known))} (got {getattr(self, name)!r})"
                 )
-        mask_size = 2 * self.description.rois.mask_size if self.description.has_masks else None
+        mask_size = self.description.mask_side
         if self.mask_size != mask_size:
             raise MrcnnError(
                 f"mask_size must be {mask_size} for this {self.description.architecture} "

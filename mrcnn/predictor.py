@@ -1,6 +1,5 @@
 """A PyTorch model behind the runtime's call, for evaluation and as the reference of parity."""
 
-from collections import OrderedDict
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.transform import resize_boxes
 
 from mrcnn.description import ModelDescription
+from mrcnn.models.features import feature_maps
 from mrcnn.runtime.images import ImageLike, to_rgb
 from mrcnn.runtime.result import Detections
 
@@ -44,9 +44,7 @@ class TorchPredictor:
         height, width = pixels.shape[:2]
         # What GeneralizedRCNN.forward does, up to the pasting of the masks into the whole image.
         images, _ = self._model.transform([self._tensor(pixels)])
-        features = self._model.backbone(images.tensors)
-        if isinstance(features, Tensor):
-            features = OrderedDict([("0", features)])
+        features = feature_maps(self._model, images.tensors)
         proposals, _ = self._model.rpn(images, features)
         (found,), _ = self._model.roi_heads(features, proposals, images.image_sizes)
         boxes = resize_boxes(found["boxes"], images.image_sizes[0], (height, width))
@@ -78,7 +76,7 @@ def _settle_strides(model: GeneralizedRCNN, device: torch.device) -> None:
     and keeps them. Where that image is mostly padding the strides are wrong, for all images that follow.
     """
     side = 256
-    features = model.backbone(torch.zeros(1, 3, side, side, device=device))
+    features = feature_maps(model, torch.zeros(1, 3, side, side, device=device))
     box = torch.tensor([[0.0, 0.0, 8.0, 8.0]], device=device)
     for pool in (model.roi_heads.box_roi_pool, model.roi_heads.mask_roi_pool):
         if pool is not None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mrcnn import __version__
 from mrcnn.description import BACKGROUND, ModelDescription
 from mrcnn.errors import MrcnnError
+from mrcnn.families import describe
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -162,20 +163,24 @@ def _start(args: argparse.Namespace) -> _Start:
     """The description that the arguments ask for, and the weights of --init."""
     if args.init is None:
         weights = None
-        description = ModelDescription(
-            architecture=args.architecture or _DEFAULT_ARCHITECTURE, class_names=(BACKGROUND, "object")
-        )
+        description = describe(args.architecture or _DEFAULT_ARCHITECTURE, (BACKGROUND, "object"))
     else:
         from mrcnn.checkpoint import load_checkpoint
 
         checkpoint = load_checkpoint(args.init)
         weights = checkpoint.state_dict
         description = checkpoint.description
+        if args.architecture not in (None, description.architecture):
+            # The trunk's weights may fit; sizes of anchors and regions are those of the other family.
+            description = describe(
+                args.architecture,
+                description.class_names,
+                **{name: getattr(description, name) for name in ("width", "norm", "norm_eps", "resize")},
+            )
     min_size = _given(args.min_size, description.resize.min_size)
     max_size = _given(args.max_size, max(min_size, description.resize.max_size))
     description = replace(
         description,
-        architecture=_given(args.architecture, description.architecture),
         width=_given(args.width, description.width),
         resize=replace(description.resize, min_size=min_size, max_size=max_size),
     )

@@ -10,16 +10,22 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from mrcnn.description import ModelDescription
 from mrcnn.errors import MrcnnError
-from mrcnn.models import mobilenet_fpn, resnet_fpn
+from mrcnn.models.mobilenet_fpn import maskrcnn_mobilenet_v2_fpn
+from mrcnn.models.resnet import TRUNKS
+from mrcnn.models.resnet_c4 import resnet_c4
+from mrcnn.models.resnet_fpn import resnet_fpn, resnet_fpn_v2
+from mrcnn.models.single_level import mobilenet_v2_single, vgg16_single
 
 Builder = Callable[[ModelDescription], GeneralizedRCNN]
 
+_DETECTORS = ("fasterrcnn", "maskrcnn")
 _builders: dict[str, Builder] = {
-    "maskrcnn_resnet50_fpn": resnet_fpn.maskrcnn_resnet50_fpn,
-    "maskrcnn_resnet50_fpn_v2": resnet_fpn.maskrcnn_resnet50_fpn_v2,
-    "fasterrcnn_resnet50_fpn": resnet_fpn.fasterrcnn_resnet50_fpn,
-    "fasterrcnn_resnet50_fpn_v2": resnet_fpn.fasterrcnn_resnet50_fpn_v2,
-    "maskrcnn_mobilenet_v2_fpn": mobilenet_fpn.maskrcnn_mobilenet_v2_fpn,
+    **{f"{detector}_{trunk}_fpn": resnet_fpn for detector in _DETECTORS for trunk in TRUNKS},
+    **{f"{detector}_resnet50_fpn_v2": resnet_fpn_v2 for detector in _DETECTORS},
+    **{f"{d}_{trunk}_c4": resnet_c4 for d in _DETECTORS for trunk in ("resnet50", "resnet101")},
+    **{f"{detector}_mobilenet_v2": mobilenet_v2_single for detector in _DETECTORS},
+    "maskrcnn_mobilenet_v2_fpn": maskrcnn_mobilenet_v2_fpn,
+    "fasterrcnn_vgg16": vgg16_single,
 }
 
 

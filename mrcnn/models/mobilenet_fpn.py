@@ -15,7 +15,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.ops import FrozenBatchNorm2d
 
 from mrcnn.description import ModelDescription
-from mrcnn.models.parts import rcnn_arguments
+from mrcnn.models.parts import PYRAMID, rcnn_arguments
 
 FPN_CHANNELS = 64
 BOX_CHANNELS = 256
@@ -26,7 +26,7 @@ _STAGE_ENDS = (3, 6, 13, 17)
 
 
 def maskrcnn_mobilenet_v2_fpn(description: ModelDescription) -> MaskRCNN:
-    arguments = rcnn_arguments(description)
+    arguments = rcnn_arguments(description, PYRAMID)
     num_classes = arguments.pop("num_classes")
     box_size = description.rois.box_size
     return MaskRCNN(

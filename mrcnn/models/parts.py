@@ -1,22 +1,47 @@
 """What every builder shares: a description's rules as torchvision's constructor arguments."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from torchvision.models.detection import FasterRCNN, KeypointRCNN, MaskRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.ops import MultiScaleRoIAlign
 
 from mrcnn.description import ModelDescription
 from mrcnn.errors import MrcnnError
 
-FPN_LEVELS = 5  # P2…P5 and the pooled P6
-POOLED_LEVELS = ["0", "1", "2", "3"]  # the heads pool from P2…P5
+DETECTORS: Mapping[str, type[GeneralizedRCNN]] = {
+    "fasterrcnn": FasterRCNN,
+    "maskrcnn": MaskRCNN,
+    "keypointrcnn": KeypointRCNN,
+}
 
 
-def anchor_generator(description: ModelDescription) -> AnchorGenerator:
+@dataclass(frozen=True)
+class Levels:
+    """The feature maps of a backbone.
+
+    Attributes:
+        anchored: how many the RPN looks at.
+        pooled: the names of those that the heads pool from.
+    """
+
+    anchored: int
+    pooled: tuple[str, ...]
+
+
+PYRAMID = Levels(5, ("0", "1", "2", "3"))  # P2…P5, and the pooled P6 for the RPN alone
+SINGLE = Levels(1, ("0",))
+
+
+def anchor_generator(description: ModelDescription, levels: Levels) -> AnchorGenerator:
     anchors = description.anchors
-    if len(anchors.sizes) != FPN_LEVELS:
+    if len(anchors.sizes) != levels.anchored:
+        plural = "s" if levels.anchored > 1 else ""
         raise MrcnnError(
-            f"{description.architecture} has {FPN_LEVELS} feature levels, "
+            f"{description.architecture} has {levels.anchored} feature level{plural}, "
             f"but anchors are given for {len(anchors.sizes)}"
         )
     if len({len(s) * len(r) for s, r in zip(anchors.sizes, anchors.aspect_ratios, strict=True)}) != 1:
@@ -26,10 +51,10 @@ def anchor_generator(description: ModelDescription) -> AnchorGenerator:
     return AnchorGenerator(anchors.sizes, anchors.aspect_ratios)
 
 
-def roi_pool(description: ModelDescription, output_size: int) -> MultiScaleRoIAlign:
+def roi_pool(description: ModelDescription, levels: Levels, output_size: int) -> MultiScaleRoIAlign:
     rois = description.rois
     return MultiScaleRoIAlign(
-        featmap_names=POOLED_LEVELS,
+        featmap_names=list(levels.pooled),
         output_size=output_size,
         sampling_ratio=rois.sampling_ratio,
         canonical_scale=rois.canonical_size,
@@ -37,8 +62,8 @@ def roi_pool(description: ModelDescription, output_size: int) -> MultiScaleRoIAl
     )
 
 
-def rcnn_arguments(description: ModelDescription) -> dict[str, Any]:
-    """Keyword arguments of `torchvision.models.detection.FasterRCNN` and `MaskRCNN`."""
+def rcnn_arguments(description: ModelDescription, levels: Levels) -> dict[str, Any]:
+    """Keyword arguments of torchvision's `FasterRCNN` and the detectors derived from it."""
     arguments: dict[str, Any] = {
         "num_classes": description.num_classes,
         "min_size": description.resize.min_size,
@@ -46,17 +71,17 @@ def rcnn_arguments(description: ModelDescription) -> dict[str, Any]:
         "size_divisible": description.resize.size_divisible,
         "image_mean": list(description.normalization.mean),
         "image_std": list(description.normalization.std),
-        "rpn_anchor_generator": anchor_generator(description),
+        "rpn_anchor_generator": anchor_generator(description, levels),
         "rpn_pre_nms_top_n_test": description.proposals.pre_nms_top_n,
         "rpn_post_nms_top_n_test": description.proposals.post_nms_top_n,
         "rpn_nms_thresh": description.proposals.nms_threshold,
         "rpn_score_thresh": description.proposals.score_threshold,
-        "box_roi_pool": roi_pool(description, description.rois.box_size),
+        "box_roi_pool": roi_pool(description, levels, description.rois.box_size),
         "box_score_thresh": description.detections.score_threshold,
         "box_nms_thresh": description.detections.nms_threshold,
         "box_detections_per_img": description.detections.detections_per_image,
         "bbox_reg_weights": description.detections.delta_weights,
     }
     if description.has_masks:
-        arguments["mask_roi_pool"] = roi_pool(description, description.rois.mask_size)
+        arguments["mask_roi_pool"] = roi_pool(description, levels, description.rois.mask_size)
     return arguments

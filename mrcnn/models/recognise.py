@@ -1,27 +1,41 @@
 """Reads a model's description off a bare torchvision state dict: its keys and shapes say what it is."""
 
+import math
+import re
+from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 from torch import Tensor
 
 from mrcnn.description import BACKGROUND, ModelDescription
 from mrcnn.errors import MrcnnError
+from mrcnn.families import describe
+
+Weights = Mapping[str, Tensor]
 
 _CLS_SCORE = "roi_heads.box_predictor.cls_score.weight"
 _BBOX_PRED = "roi_heads.box_predictor.bbox_pred.weight"
-_RESNET_BLOCKS: dict[tuple[int, ...], str] = {
-    (3, 4, 6, 3): "resnet50",
-    (3, 4, 23, 3): "resnet101",
-    (3, 8, 36, 3): "resnet152",
-}
+_FC6 = "roi_heads.box_head.fc6.weight"
 _COCO_CLASSES = 91
 
+# In a C4 model the last stage is the head.
+_BLOCK = re.compile(r"(?:backbone\.body|roi_heads\.box_head)\.layer([1-4])\.(\d+)\.")
+# Blocks per stage; output channels of the first 3x3 convolution and its inputs per group → the trunk.
+_RESNETS: Mapping[tuple[tuple[int, ...], tuple[int, ...]], str] = {
+    ((3, 4, 6, 3), (64, 64)): "resnet50",
+    ((3, 4, 23, 3), (64, 64)): "resnet101",
+    ((3, 4, 23, 3), (256, 8)): "resnext101_32x8d",
+    ((3, 4, 23, 3), (256, 4)): "resnext101_64x4d",
+}
 
-def recognise(state_dict: Mapping[str, Tensor]) -> tuple[ModelDescription, tuple[str, ...]]:
+
+def recognise(state_dict: Weights) -> tuple[ModelDescription, tuple[str, ...]]:
     """The description of a torchvision Mask R-CNN or Faster R-CNN, and what had to be assumed.
 
-    A state dict holds no thresholds, image sizes, class names or epsilons; torchvision's defaults are
-    taken, and each such guess that can matter is returned as one line.
+    A state dict holds no thresholds, image sizes, class names or epsilons; the defaults of torchvision, and
+    those of `mrcnn.families`, are taken, and each such guess that can matter is returned as one line.
 
     Raises:
         MrcnnError: the keys are not those of a model that this version builds; the line names it.
@@ -31,65 +45,93 @@ def recognise(state_dict: Mapping[str, Tensor]) -> tuple[ModelDescription, tuple
             "this is not a torchvision R-CNN: the state dict has no key "
             f"{_CLS_SCORE!r} (its first is {next(iter(state_dict), None)!r})"
         )
-    num_classes = _first_dimension(state_dict, _CLS_SCORE)
-    if _first_dimension(state_dict, _BBOX_PRED) != 4 * num_classes:
+    num_classes = _shape(state_dict, _CLS_SCORE)[0]
+    if _shape(state_dict, _BBOX_PRED)[0] != 4 * num_classes:
         raise MrcnnError(
             "class-agnostic box regression is not supported: bbox_pred must have 4 rows per class"
         )
     if num_classes < 2:
         raise MrcnnError(f"the box head has {num_classes} class, but background and one class are the least")
-    architecture = _architecture(state_dict)
-    norm, norm_eps, assumptions = _norm(state_dict)
+    trunk = _trunk(state_dict)
+    architecture = f"{_detector(state_dict)}_{trunk}{_neck(state_dict, trunk)}"
+    norm, norm_eps, assumptions = _norm(state_dict, trunk)
     class_names, named = _class_names(num_classes)
     assumptions.append("image size, thresholds and anchors: torchvision's defaults")
     assumptions.append(named)
-    description = ModelDescription(
-        architecture=architecture, class_names=class_names, norm=norm, norm_eps=norm_eps
+    description = describe(
+        architecture, class_names, norm=norm, norm_eps=norm_eps, **_shapes(state_dict, trunk)
     )
-    return description, tuple(assumptions)
+    return _with_pooling(description, state_dict), tuple(assumptions)
 
 
-def _architecture(state_dict: Mapping[str, Tensor]) -> str:
+def _detector(state_dict: Weights) -> str:
     if any(key.startswith("roi_heads.keypoint_") for key in state_dict):
         raise MrcnnError("Keypoint R-CNN checkpoints are not supported yet")
-    trunk = _trunk(state_dict)
+    return "maskrcnn" if any(key.startswith("roi_heads.mask_") for key in state_dict) else "fasterrcnn"
+
+
+def _neck(state_dict: Weights, trunk: str) -> str:
+    if trunk.startswith(("vgg", "mobilenet")):
+        return ""
+    if any(key.startswith("roi_heads.box_head.layer4.") for key in state_dict):
+        return "_c4"
     if not any(key.startswith("backbone.fpn.") for key in state_dict):
-        raise MrcnnError(
-            f"the {trunk} trunk has no feature pyramid (backbone.fpn.*): only FPN models are supported"
-        )
-    if trunk != "resnet50":
-        raise MrcnnError(f"a {trunk} trunk is not supported yet, only resnet50")
-    detector = (
-        "maskrcnn" if any(key.startswith("roi_heads.mask_head.") for key in state_dict) else "fasterrcnn"
-    )
+        raise MrcnnError(f"{trunk} has neither a feature pyramid (backbone.fpn.*) nor conv5 as its head")
     # Only the v2 models have a second convolution in the RPN head.
-    version = "_v2" if "rpn.head.conv.1.0.weight" in state_dict else ""
-    return f"{detector}_{trunk}_fpn{version}"
+    return "_fpn_v2" if "rpn.head.conv.1.0.weight" in state_dict else "_fpn"
 
 
-def _trunk(state_dict: Mapping[str, Tensor]) -> str:
-    blocks = tuple(
-        len({key.split(".")[3] for key in state_dict if key.startswith(f"backbone.body.layer{stage}.")})
-        for stage in (1, 2, 3, 4)
-    )
-    if any(blocks):
-        bottleneck = state_dict.get("backbone.body.layer1.0.conv2.weight")
-        grouped = bottleneck is not None and len(set(bottleneck.shape[:2])) == 2
-        has_third = "backbone.body.layer1.0.conv3.weight" in state_dict
-        name = _RESNET_BLOCKS.get(blocks) if has_third else None
-        if name is not None:
-            return name.replace("resnet", "resnext") if grouped else name
-        return f"ResNet with blocks {blocks}"
+def _trunk(state_dict: Weights) -> str:
+    blocks: defaultdict[str, set[str]] = defaultdict(set)
+    for match in filter(None, map(_BLOCK.match, state_dict)):
+        blocks[match[1]].add(match[2])
+    counts = tuple(len(blocks[stage]) for stage in "1234")
+    if any(counts):
+        first = state_dict.get("backbone.body.layer1.0.conv2.weight")
+        shape = tuple(first.shape[:2]) if first is not None else ()
+        bottleneck = "backbone.body.layer1.0.conv3.weight" in state_dict
+        name = _RESNETS.get((counts, shape)) if bottleneck else None
+        if name is None:
+            raise MrcnnError(
+                f"a ResNet with blocks {counts} of width {shape} is not supported "
+                f"(known: {', '.join(_RESNETS.values())})"
+            )
+        return name
+    if "backbone.18.0.weight" in state_dict and "backbone.1.conv.0.0.weight" in state_dict:
+        return "mobilenet_v2"
+    if "backbone.28.weight" in state_dict and "backbone.0.weight" in state_dict:
+        return "vgg16"
     if any(key.startswith(("backbone.features.", "backbone.body.")) for key in state_dict):
-        return "non-ResNet"
+        raise MrcnnError("the trunk is none that is supported: ResNet, ResNeXt, MobileNetV2, VGG-16")
     raise MrcnnError(
         "the state dict has no backbone that torchvision's detection models use (backbone.body.*)"
     )
 
 
-def _norm(state_dict: Mapping[str, Tensor]) -> tuple[str, float, list[str]]:
+def _shapes(state_dict: Weights, trunk: str) -> dict[str, Any]:
+    """What the shapes of weights tell beside the architecture."""
+    if trunk != "mobilenet_v2":
+        return {}
+    return {"width": round(_shape(state_dict, "backbone.0.0.weight")[0] / 32, 4)}
+
+
+def _with_pooling(description: ModelDescription, state_dict: Weights) -> ModelDescription:
+    """With the size to which regions are pooled, where a fully connected layer tells."""
+    if _FC6 not in state_dict:
+        return description
+    shape = _shape(state_dict, _FC6)
+    channels = {"mobilenet_v2": 1280, "vgg16": 512}.get(description.trunk, 256)
+    size = math.isqrt(shape[1] // channels) if len(shape) == 2 else 0
+    if not size or shape[1] != channels * size**2:
+        return description  # which building the model will refuse
+    return replace(description, rois=replace(description.rois, box_size=size))
+
+
+def _norm(state_dict: Weights, trunk: str) -> tuple[str, float, list[str]]:
     """(norm, epsilon, assumptions) of the trunk: only trainable batch norm counts its batches."""
-    if "backbone.body.bn1.num_batches_tracked" in state_dict:
+    if trunk == "vgg16" or any(
+        key.startswith("backbone.") and key.endswith("num_batches_tracked") for key in state_dict
+    ):
         return "batch", 1e-5, []
     return (
         "frozen",
@@ -111,10 +153,10 @@ def _class_names(num_classes: int) -> tuple[tuple[str, ...], str]:
     return names, "class names: numbers only (--class-names FILE gives them, one a line)"
 
 
-def _first_dimension(state_dict: Mapping[str, Tensor], key: str) -> int:
+def _shape(state_dict: Weights, key: str) -> tuple[int, ...]:
     if key not in state_dict:
         raise MrcnnError(f"the state dict has no key {key!r}: it is not a whole torchvision R-CNN")
-    shape = state_dict[key].shape
-    if len(shape) == 0:
+    shape = tuple(state_dict[key].shape)
+    if not shape:
         raise MrcnnError(f"the state dict's {key!r} is a scalar: it is not a torchvision R-CNN")
-    return int(shape[0])
+    return shape
