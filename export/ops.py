@@ -30,6 +30,8 @@ def roi_align(
     *,
     output_size: int,
     sampling_ratio: int,
+    aligned: bool,
+    mode: str,
     spatial_scales: Sequence[float],
     canonical_size: int,
     canonical_level: int,
@@ -38,8 +40,9 @@ def roi_align(
     """`MrcnnRoIAlign`: L features (B, C, Hl, Wl) and rois (B, R, 4) xyxy pixels → (B·R, C, S, S).
 
     RoIs are float32; features are float32 or float16, and so is the result. Exactly
-    `torchvision.ops.MultiScaleRoIAlign`: the level of a RoI by Eqn. 1 of the FPN paper. `sampling_ratio` 0
-    is adaptive; `spatial_scales` are the levels' sizes relative to the image.
+    `torchvision.ops.MultiScaleRoIAlign`, and detectron2's `ROIPooler` where `aligned`: the level of a RoI by
+    Eqn. 1 of the FPN paper. `sampling_ratio` 0 is adaptive; `mode` is "avg" or "max" over the samples;
+    `spatial_scales` are the levels' sizes relative to the image.
     """
     return g.ops(
         "MrcnnRoIAlign",
@@ -49,8 +52,8 @@ def roi_align(
         domain=DOMAIN,
         output_size=output_size,
         sampling_ratio=sampling_ratio,
-        aligned=0,
-        mode="avg",
+        aligned=int(aligned),
+        mode=mode,
         spatial_scales=list(map(float, spatial_scales)),
         canonical_size=float(canonical_size),
         canonical_level=canonical_level,
@@ -58,31 +61,77 @@ def roi_align(
     )[0]
 
 
+def roi_pool(
+    g: GraphBuilder, features: str, rois: str, *, output_size: int, spatial_scale: float, name: str
+) -> str:
+    """`MrcnnRoIPool`: features (B, C, H, W) and rois (B, R, 4) xyxy pixels → (B·R, C, S, S).
+
+    Exactly `torchvision.ops.RoIPool` (Girshick, Fast R-CNN, section 2.1): corners and bins are rounded to
+    pixels, of which the largest counts.
+    """
+    return g.ops(
+        "MrcnnRoIPool",
+        features,
+        rois,
+        names=[name],
+        domain=DOMAIN,
+        pooled_shape=[output_size, output_size],
+        spatial_scale=float(spatial_scale),
+    )[0]
+
+
+def roi_pool_function() -> FunctionProto:
+    g = GraphBuilder()
+    boxes, image, _ = _flat_rois(g)
+    column = g.op("Cast", g.op("Unsqueeze", image, [1]), to=TensorProto.FLOAT)
+    pooled = g.op(
+        "MaxRoiPool",
+        g.op("Cast", "features", to=TensorProto.FLOAT),
+        g.op("Concat", column, boxes, axis=1),
+        pooled_shape=attribute_reference("pooled_shape", of="pooled_shape", kind=AttributeProto.INTS),
+        spatial_scale=attribute_reference("spatial_scale", of="spatial_scale", kind=AttributeProto.FLOAT),
+    )
+    g.op("CastLike", pooled, "features", name="pooled")
+    return g.function("MrcnnRoIPool", ["features", "rois"], ["pooled"], ["pooled_shape", "spatial_scale"])
+
+
 def roi_align_function(
-    *, spatial_scales: Sequence[float], canonical_size: int, canonical_level: int
+    *,
+    aligned: bool,
+    samples: tuple[int, int] | None,
+    spatial_scales: Sequence[float],
+    canonical_size: int,
+    canonical_level: int,
 ) -> FunctionProto:
     """The body of `MrcnnRoIAlign` for one set of levels: RoIs sorted by level, pooled, put back in order.
 
     RoIs are float32 and so is the arithmetic, while features, all of one type, may be float16, and what is
     pooled is of their type. ONNX's own RoiAlign wants one type for all; casts to the same type are removed.
+
+    Args:
+        aligned: as that of the nodes.
+        samples: (output_size, sampling_ratio) of the only node, where its mode is "max"; None for "avg".
     """
     g = GraphBuilder()
     levels = len(spatial_scales)
     inputs = [f"features_{level}" for level in range(levels)]
     features = [g.op("Cast", name, to=TensorProto.FLOAT) for name in inputs]
-    boxes = g.op("Reshape", "rois", [-1, 4])
-    count = g.op("Shape", boxes, start=0, end=1)
-    ramp = g.op("Range", 0, g.op("Squeeze", count), 1)
-    image = g.op("Div", ramp, g.op("Shape", "rois", start=1, end=2))
+    boxes, image, ramp = _flat_rois(g)
+
+    def pool(feature: str, boxes: str, image: str, scale: float) -> str:
+        mode = "half_pixel" if aligned else "output_half_pixel"
+        return _pool(g, feature, boxes, image, scale=scale, coordinates=mode, samples=samples)
+
     if levels == 1:
-        regions = _pool(g, features[0], boxes, image, spatial_scales[0])
+        regions = pool(features[0], boxes, image, spatial_scales[0])
     else:
         pooled, order = [], []
-        level_of_roi = _level_of_roi(g, boxes, spatial_scales, canonical_size, canonical_level)
+        thresholds = level_thresholds(spatial_scales, canonical_size, canonical_level, aligned=aligned)
+        level_of_roi = _level_of_roi(g, boxes, thresholds)
         for level, (feature, scale) in enumerate(zip(features, spatial_scales, strict=True)):
             here = g.op("Reshape", g.op("NonZero", g.op("Equal", level_of_roi, level)), [-1])
             order.append(here)
-            pooled.append(_pool(g, feature, g.op("Gather", boxes, here), g.op("Gather", image, here), scale))
+            pooled.append(pool(feature, g.op("Gather", boxes, here), g.op("Gather", image, here), scale))
         # inverse[order[i]] = i
         inverse = g.op("ScatterElements", ramp, g.op("Concat", *order, axis=0), ramp)
         regions = g.op("Gather", g.op("Concat", *pooled, axis=0), inverse)
@@ -104,17 +153,51 @@ def roi_align_function(
     )
 
 
-def _pool(g: GraphBuilder, feature: str, boxes: str, image: str, scale: float) -> str:
+def _flat_rois(g: GraphBuilder) -> tuple[str, str, str]:
+    """`rois` (B, R, 4) as boxes (B·R, 4), with the image of each and its number, both (B·R,)."""
+    boxes = g.op("Reshape", "rois", [-1, 4])
+    count = g.op("Shape", boxes, start=0, end=1)
+    ramp = g.op("Range", 0, g.op("Squeeze", count), 1)
+    return boxes, g.op("Div", ramp, g.op("Shape", "rois", start=1, end=2)), ramp
+
+
+def _pool(
+    g: GraphBuilder,
+    feature: str,
+    boxes: str,
+    image: str,
+    *,
+    scale: float,
+    coordinates: str,
+    samples: tuple[int, int] | None,
+) -> str:
     def same(attribute: str, of: str, kind: AttributeProto.AttributeType) -> AttributeProto:
         return attribute_reference(attribute, of=of, kind=kind)
 
+    if samples is not None:
+        # ONNX Runtime's "max" is, in some versions, that of the pixels before they are weighted. One sample
+        # in each of ratio x ratio smaller bins lies where the samples of the bin lie.
+        size, ratio = samples
+        sampled = g.op(
+            "RoiAlign",
+            feature,
+            boxes,
+            image,
+            spatial_scale=scale,
+            coordinate_transformation_mode=coordinates,
+            mode="avg",
+            output_height=size * ratio,
+            output_width=size * ratio,
+            sampling_ratio=1,
+        )
+        return g.op("MaxPool", sampled, kernel_shape=[ratio, ratio], strides=[ratio, ratio])
     return g.op(
         "RoiAlign",
         feature,
         boxes,
         image,
         spatial_scale=scale,
-        coordinate_transformation_mode="output_half_pixel",
+        coordinate_transformation_mode=coordinates,
         mode=same("mode", "mode", AttributeProto.STRING),
         output_height=same("output_height", "output_size", AttributeProto.INT),
         output_width=same("output_width", "output_size", AttributeProto.INT),
@@ -122,31 +205,32 @@ def _pool(g: GraphBuilder, feature: str, boxes: str, image: str, scale: float) -
     )
 
 
-def _level_of_roi(
-    g: GraphBuilder, boxes: str, scales: Sequence[float], canonical_size: int, canonical_level: int
-) -> str:
+def _level_of_roi(g: GraphBuilder, boxes: str, thresholds: Sequence[np.float32]) -> str:
     x1, y1, x2, y2 = g.ops("Split", boxes, names=4, axis=1, num_outputs=4)
     area = g.op("Mul", g.op("Sub", x2, x1), g.op("Sub", y2, y1))
     side = g.op("Sqrt", area)  # (R, 1)
-    thresholds = np.array([level_thresholds(scales, canonical_size, canonical_level)], np.float32)
-    above = g.op("Cast", g.op("GreaterOrEqual", side, thresholds), to=7)
+    above = g.op("Cast", g.op("GreaterOrEqual", side, np.array([thresholds], np.float32)), to=7)
     return g.op("ReduceSum", above, [1], keepdims=0)
 
 
 def level_thresholds(
-    spatial_scales: Sequence[float], canonical_size: int, canonical_level: int
+    spatial_scales: Sequence[float], canonical_size: int, canonical_level: int, *, aligned: bool
 ) -> list[np.float32]:
     """The least sqrt(area) of a RoI on each level but the first, in pixels.
 
-    torchvision's rule is floor(k0 + log2(s / s0) + 1e-6) in float32 (Eqn. 1 of the FPN paper); it grows
-    with s, so that comparing s with the exact float where it steps gives the same level without a logarithm.
+    torchvision's rule is floor(k0 + log2(s / s0) + 1e-6) in float32 (Eqn. 1 of the FPN paper), detectron2's,
+    where `aligned`, floor(k0 + log2(s / s0 + 1e-8)). Both grow with s, so that comparing s with the exact
+    float where they step gives the same level without a logarithm.
     """
     first = round(-np.log2(spatial_scales[0]))
 
     def level(side: np.float32) -> float:
+        ratio = side / np.float32(canonical_size)
+        if aligned:
+            ratio += np.float32(1e-8)
         # The logarithm in float64, rounded: NumPy's own in float32 differs between processors.
-        ratio = np.float32(np.log2(float(side / np.float32(canonical_size))))
-        return float(np.floor(np.float32(canonical_level) + ratio + np.float32(1e-6)))
+        exponent = np.float32(canonical_level) + np.float32(np.log2(float(ratio)))
+        return float(np.floor(exponent if aligned else exponent + np.float32(1e-6)))
 
     thresholds = []
     for step in range(1, len(spatial_scales)):

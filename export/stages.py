@@ -54,6 +54,7 @@ def proposals(
     logits: Sequence[str],
     deltas: Sequence[str],
     anchors: AnchorGenerator,
+    strides: Sequence[int],
     places: Sequence[int] | None,
 ) -> tuple[str, str]:
     """RPN logits (B, A, h, w), deltas (B, 4A, h, w) per level → `proposals` (B, R, 4), `num_proposals` (B,).
@@ -62,6 +63,7 @@ def proposals(
     top-k over all levels.
 
     Args:
+        strides: of the levels, where anchors are exact.
         places: number of anchors of each level where the input size is fixed; None where it is dynamic.
     """
     rule = description.proposals
@@ -71,7 +73,8 @@ def proposals(
         known = None if places is None else places[level]
         # Levels of unknown size are padded, so that the number of candidates is the same for every image.
         top = rule.pre_nms_top_n if known is None else min(known, rule.pre_nms_top_n)
-        values, chosen, boxes = _top_anchors(g, logit, delta, cell, top=top, pad=known is None)
+        stride = strides[level] if description.anchors.exact else None
+        values, chosen, boxes = _top_anchors(g, logit, delta, cell, stride=stride, top=top, pad=known is None)
         parts["logits"].append(values)
         parts["deltas"].append(chosen)
         parts["anchors"].append(boxes)
@@ -106,12 +109,13 @@ def _at_least(threshold: float) -> float:
 
 
 def _top_anchors(
-    g: GraphBuilder, logit: str, delta: str, cell: torch.Tensor, *, top: int, pad: bool
+    g: GraphBuilder, logit: str, delta: str, cell: torch.Tensor, *, stride: int | None, top: int, pad: bool
 ) -> tuple[str, str, str]:
     """The `top` anchors of a level by logit: logits (B, k), deltas (B, k, 4) and anchors (B, k, 4) xyxy.
 
     Anchors are numbered (y, x, anchor), as torchvision's `permute_and_flatten` does; the anchor of a number
-    is computed instead of looked up, since a table would be as large as the feature map.
+    is computed instead of looked up, since a table would be as large as the feature map. `stride` None is
+    torchvision's: the rounded-down quotient of sizes, not a power of two: 800 // 13 = 61 on P6.
     """
     per_place = int(cell.shape[0])
     flat = g.op("Reshape", g.op("Transpose", logit, perm=[0, 2, 3, 1]), [0, -1])
@@ -131,11 +135,11 @@ def _top_anchors(
     kind = g.op("Sub", index, g.op("Mul", place, per_place))
     y = g.op("Div", place, width)
     x = g.op("Sub", place, g.op("Mul", y, width))
-    # The stride is the rounded-down quotient of sizes, not a power of two: 800 // 13 = 61 on P6.
-    x, y = (
-        g.op("Mul", position, g.op("Div", g.op("Shape", "images", start=axis, end=axis + 1), size))
-        for position, axis, size in ((x, 2, width), (y, 1, height))
-    )
+
+    def step(axis: int, cells: str) -> str | int:
+        return stride or g.op("Div", g.op("Shape", "images", start=axis, end=axis + 1), cells)
+
+    x, y = g.op("Mul", x, step(2, width)), g.op("Mul", y, step(1, height))
     x, y = (g.op("Unsqueeze", g.op("Cast", shift, to=FLOAT), [2]) for shift in (x, y))
     shift = g.op("Concat", x, y, x, y, axis=2)
     anchors = g.op("Add", g.op("Gather", cell.numpy().astype(np.float32), kind), shift)

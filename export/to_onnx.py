@@ -1,7 +1,7 @@
 """A checkpoint becomes one ONNX file: dense parts traced, the rest written, metadata inside, validated."""
 
 import importlib.metadata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from mrcnn.export.graph_builder import DOMAIN, IR_VERSION, OPSET, GraphBuilder
 from mrcnn.export.metadata import write_deployment
 from mrcnn.export.trace import BoxSegment, FeatureSegment, MaskSegment, trace
 from mrcnn.files import atomic_path
-from mrcnn.models.features import feature_maps, pooled_scales
+from mrcnn.models.features import feature_maps, map_strides
 
 # The network size that dynamic graphs are traced at; validation uses others.
 _TRACE_SIZE = (256, 320)
@@ -88,15 +88,17 @@ def build_graph(
     _include(
         g, FeatureSegment(model), example, [*features, *logits, *deltas], source=normalised, inputs=inputs
     )
+    strides = map_strides(model)
     rois, roi_count = stages.proposals(
         g,
         description,
         logits=logits,
         deltas=deltas,
         anchors=model.rpn.anchor_generator,
+        strides=list(strides.values()),
         places=_places(model, example) if inputs.size else None,
     )
-    pooling = _Pooling(g, model, description, features)
+    pooling = _Pooling(g, model, description, features, strides)
 
     rois = ops.trim(g, rois, roi_count, name="box/rois")
     pooled = pooling.pool(rois, description.rois.box_size, name="box/pooled")
@@ -149,24 +151,41 @@ class _Pooling:
     """RoIAlign over the levels that the heads pool from, as the model's own poolers are set."""
 
     def __init__(
-        self, g: GraphBuilder, model: GeneralizedRCNN, description: ModelDescription, features: Sequence[str]
+        self,
+        g: GraphBuilder,
+        model: GeneralizedRCNN,
+        description: ModelDescription,
+        features: Sequence[str],
+        strides: Mapping[str, int],
     ) -> None:
         self._g = g
         self._channels = model.backbone.out_channels
         self._rule = description.rois
-        self._scales = pooled_scales(model)
-        self._features = features[: len(self._scales)]
+        names = model.roi_heads.box_roi_pool.featmap_names
+        self._scales = [1 / strides[name] for name in names]
+        self._features = features[: len(names)]
 
     def example(self, size: int) -> Tensor:
         return torch.zeros(2, self._channels, size, size)
 
     def pool(self, rois: str, size: int, *, name: str) -> str:
+        if self._rule.mode == "pool":
+            return ops.roi_pool(
+                self._g,
+                self._features[0],
+                rois,
+                output_size=size,
+                spatial_scale=self._scales[0],
+                name=name,
+            )
         return ops.roi_align(
             self._g,
             self._features,
             rois,
             output_size=size,
             sampling_ratio=self._rule.sampling_ratio,
+            aligned=self._rule.aligned,
+            mode=self._rule.mode,
             spatial_scales=self._scales,
             canonical_size=self._rule.canonical_size,
             canonical_level=self._rule.canonical_level,
@@ -174,7 +193,11 @@ class _Pooling:
         )
 
     def function(self) -> onnx.FunctionProto:
+        if self._rule.mode == "pool":
+            return ops.roi_pool_function()
         return ops.roi_align_function(
+            aligned=self._rule.aligned,
+            samples=(self._rule.box_size, self._rule.sampling_ratio) if self._rule.mode == "max" else None,
             spatial_scales=self._scales,
             canonical_size=self._rule.canonical_size,
             canonical_level=self._rule.canonical_level,

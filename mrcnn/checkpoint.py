@@ -21,6 +21,7 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from mrcnn.description import ModelDescription
 from mrcnn.errors import MrcnnError
 from mrcnn.files import atomic_path
+from mrcnn.imports import codebase_of
 from mrcnn.models import build_model
 from mrcnn.models.recognise import recognise
 
@@ -125,6 +126,15 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
         if document.get("format") == _FORMAT:
             return _own_checkpoint(document)
         state_dict = _bare_state_dict(document)
+        codebase = codebase_of(state_dict)
+        if codebase is not None:
+            translated = codebase.translate(state_dict)
+            return Checkpoint(
+                description=translated.description,
+                state_dict=translated.state_dict,
+                training={},
+                assumptions=translated.assumptions,
+            )
         description, assumptions = recognise(state_dict)
     except MrcnnError as error:
         raise MrcnnError(f"{path}: {error}") from error

@@ -28,20 +28,28 @@ def _require(what: str, value: float, low: float, high: float) -> None:
         raise MrcnnError(f"{what} must be in {low:g}…{high:g} (got {value})")
 
 
+def _require_one_of(what: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise MrcnnError(f"{what} must be one of {', '.join(known)} (got {value!r})")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ResizeRule:
     """How an image is brought to network size: shorter side to `min_size`, longer side at most `max_size`.
 
     The network's input is then padded at the bottom right to multiples of `size_divisible`. All in pixels.
+    `rounding` of a side is "floor" in torchvision and "nearest" in detectron2.
     """
 
     min_size: int = 800
     max_size: int = 1333
     size_divisible: int = 32
+    rounding: str = "floor"
 
     def __post_init__(self) -> None:
         _require("resize: max_size", self.max_size, 1, LARGEST_SIDE)
         _require("resize: size_divisible", self.size_divisible, 1, LARGEST_SIDE)
+        _require_one_of("resize: rounding", self.rounding, ("floor", "nearest"))
         if not 0 < self.min_size <= self.max_size:
             raise MrcnnError(
                 f"resize: 0 < min_size <= max_size must hold (got {self.min_size}, {self.max_size})"
@@ -66,7 +74,10 @@ class ResizeRule:
         scale = min(self.min_size / min(height, width), self.max_size / max(height, width))
         if limit is not None:
             scale = min(scale, limit[0] / height, limit[1] / width)
-        return max(1, math.floor(height * scale)), max(1, math.floor(width * scale))
+        half = 0.5 if self.rounding == "nearest" else 0.0
+        resized = (max(1, math.floor(side * scale + half)) for side in (height, width))
+        # Rounded up, a side may pass the limit that its scale was taken from.
+        return tuple(map(min, resized, limit or (LARGEST_SIDE, LARGEST_SIDE)))  # type: ignore[return-value]
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) rounded up to multiples of `size_divisible`."""
@@ -89,10 +100,15 @@ class Normalization:
 
 @dataclass(frozen=True, kw_only=True)
 class AnchorRule:
-    """Anchor sizes (pixels, square root of the area) and aspect ratios (height / width) per feature level."""
+    """Anchor sizes (pixels, square root of the area) and aspect ratios (height / width) per feature level.
+
+    torchvision rounds an anchor's corners to pixels and a map's stride down; `exact` ones are not rounded,
+    and their strides are powers of two, as in detectron2 and mmdetection.
+    """
 
     sizes: tuple[tuple[int, ...], ...] = ((32,), (64,), (128,), (256,), (512,))
     aspect_ratios: tuple[tuple[float, ...], ...] = ((0.5, 1.0, 2.0),) * 5
+    exact: bool = False
 
     def __post_init__(self) -> None:
         if not self.sizes or len(self.sizes) != len(self.aspect_ratios):
@@ -134,12 +150,16 @@ class ProposalRule:
 class RoiRule:
     """How features are pooled for the heads. Sizes in bins; `sampling_ratio` 0 means adaptive.
 
+    `mode` is "avg" (RoIAlign), "max" (RoIAlign with the largest sample) or "pool" (RoIPool: quantised, the
+    largest pixel). `aligned` moves regions by half a pixel, as detectron2 and mmdetection do.
     `head_stride` is that of conv5 where this is the head (C4): 2 halves the side, as in detectron2.
     """
 
     box_size: int = 7
     mask_size: int = 14
     head_stride: int = 2
+    mode: str = "avg"
+    aligned: bool = False
     sampling_ratio: int = 2
     canonical_size: int = 224
     canonical_level: int = 4
@@ -148,6 +168,9 @@ class RoiRule:
         _require("rois: box_size", self.box_size, 1, 64)
         _require("rois: mask_size", self.mask_size, 1, 64)
         _require("rois: head_stride", self.head_stride, 1, 2)
+        _require_one_of("rois: mode", self.mode, ("avg", "max", "pool"))
+        if self.mode == "max" and self.sampling_ratio == 0:
+            raise MrcnnError("rois: mode 'max' needs a fixed number of samples: sampling_ratio 1 or more")
         _require("rois: sampling_ratio", self.sampling_ratio, 0, 16)
         _require("rois: canonical_size", self.canonical_size, 1, LARGEST_SIDE)
         _require("rois: canonical_level", self.canonical_level, 0, 16)
@@ -180,6 +203,8 @@ class ModelDescription:
         width: multiplier of the trunk's channels, for architectures that have one (MobileNet).
         norm: "batch" for trainable batch norm in the trunk, "frozen" for torchvision's FrozenBatchNorm2d.
         norm_eps: epsilon of the trunk's norm layers (torchvision's COCO_V1 weights use 0.0).
+        stride_in_1x1: a ResNet's stages begin with the stride in the first convolution of a block, as in the
+            ResNets of Caffe, not in the second.
     """
 
     architecture: str
@@ -187,6 +212,7 @@ class ModelDescription:
     width: float = 1.0
     norm: str = "batch"
     norm_eps: float = 1e-5
+    stride_in_1x1: bool = False
     resize: ResizeRule = field(default_factory=ResizeRule)
     normalization: Normalization = field(default_factory=Normalization)
     anchors: AnchorRule = field(default_factory=AnchorRule)
@@ -206,8 +232,9 @@ class ModelDescription:
         _require("the number of classes", len(self.class_names), 2, _MOST_CLASSES)
         _require("width", self.width, 0.05, 8)
         _require("norm_eps", self.norm_eps, 0, 1)
-        if self.norm not in ("batch", "frozen"):
-            raise MrcnnError(f"norm must be 'batch' or 'frozen' (got {self.norm!r})")
+        _require_one_of("norm", self.norm, ("batch", "frozen"))
+        if self.rois.mode != "avg" and (self.has_masks or len(self.anchors.sizes) > 1):
+            raise MrcnnError(f"rois: mode {self.rois.mode!r} is for models with one map and no masks")
 
     @property
     def num_classes(self) -> int:

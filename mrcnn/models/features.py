@@ -1,8 +1,7 @@
 """The feature maps of a model, whatever its backbone gives."""
 
-import math
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -19,11 +18,10 @@ def feature_maps(model: GeneralizedRCNN, images: Tensor) -> Mapping[str, Tensor]
 
 
 @torch.inference_mode()
-def pooled_scales(model: GeneralizedRCNN) -> Sequence[float]:
-    """How large the maps that the heads pool from are, relative to the image: 1/4, 1/8, …
+def map_strides(model: GeneralizedRCNN) -> Mapping[str, int]:
+    """By the map's name, how many of the image's pixels its cells are apart: 4, 8, …
 
     `model` is in eval mode, and on the CPU.
     """
     maps = feature_maps(model, torch.zeros(1, 3, _SIDE, _SIDE))
-    names = model.roi_heads.box_roi_pool.featmap_names
-    return [2.0 ** round(math.log2(maps[name].shape[-1] / _SIDE)) for name in names]
+    return {name: _SIDE // features.shape[-1] for name, features in maps.items()}

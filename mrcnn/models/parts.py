@@ -11,6 +11,8 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from mrcnn.description import ModelDescription
 from mrcnn.errors import MrcnnError
+from mrcnn.models.anchors import ExactAnchorGenerator
+from mrcnn.models.pooling import RoiPooler
 
 DETECTORS: Mapping[str, type[GeneralizedRCNN]] = {
     "fasterrcnn": FasterRCNN,
@@ -48,11 +50,14 @@ def anchor_generator(description: ModelDescription, levels: Levels) -> AnchorGen
         raise MrcnnError(
             "anchors: every level needs the same number of anchors, since they share the RPN head"
         )
-    return AnchorGenerator(anchors.sizes, anchors.aspect_ratios)
+    generator = ExactAnchorGenerator if anchors.exact else AnchorGenerator
+    return generator(anchors.sizes, anchors.aspect_ratios)
 
 
 def roi_pool(description: ModelDescription, levels: Levels, output_size: int) -> MultiScaleRoIAlign:
     rois = description.rois
+    if rois.aligned or rois.mode != "avg":
+        return RoiPooler(rois, levels.pooled, output_size)
     return MultiScaleRoIAlign(
         featmap_names=list(levels.pooled),
         output_size=output_size,

@@ -18,7 +18,6 @@ Weights = Mapping[str, Tensor]
 _CLS_SCORE = "roi_heads.box_predictor.cls_score.weight"
 _BBOX_PRED = "roi_heads.box_predictor.bbox_pred.weight"
 _FC6 = "roi_heads.box_head.fc6.weight"
-_COCO_CLASSES = 91
 
 # In a C4 model the last stage is the head.
 _BLOCK = re.compile(r"(?:backbone\.body|roi_heads\.box_head)\.layer([1-4])\.(\d+)\.")
@@ -82,21 +81,8 @@ def _neck(state_dict: Weights, trunk: str) -> str:
 
 
 def _trunk(state_dict: Weights) -> str:
-    blocks: defaultdict[str, set[str]] = defaultdict(set)
-    for match in filter(None, map(_BLOCK.match, state_dict)):
-        blocks[match[1]].add(match[2])
-    counts = tuple(len(blocks[stage]) for stage in "1234")
-    if any(counts):
-        first = state_dict.get("backbone.body.layer1.0.conv2.weight")
-        shape = tuple(first.shape[:2]) if first is not None else ()
-        bottleneck = "backbone.body.layer1.0.conv3.weight" in state_dict
-        name = _RESNETS.get((counts, shape)) if bottleneck else None
-        if name is None:
-            raise MrcnnError(
-                f"a ResNet with blocks {counts} of width {shape} is not supported "
-                f"(known: {', '.join(_RESNETS.values())})"
-            )
-        return name
+    if any(map(_BLOCK.match, state_dict)):
+        return resnet_trunk(state_dict)
     if "backbone.18.0.weight" in state_dict and "backbone.1.conv.0.0.weight" in state_dict:
         return "mobilenet_v2"
     if "backbone.28.weight" in state_dict and "backbone.0.weight" in state_dict:
@@ -106,6 +92,28 @@ def _trunk(state_dict: Weights) -> str:
     raise MrcnnError(
         "the state dict has no backbone that torchvision's detection models use (backbone.body.*)"
     )
+
+
+def resnet_trunk(state_dict: Weights) -> str:
+    """The name of the ResNet or ResNeXt whose blocks these are, under torchvision's names.
+
+    Raises:
+        MrcnnError: it is none that is known.
+    """
+    blocks: defaultdict[str, set[str]] = defaultdict(set)
+    for match in filter(None, map(_BLOCK.match, state_dict)):
+        blocks[match[1]].add(match[2])
+    counts = tuple(len(blocks[stage]) for stage in "1234")
+    first = state_dict.get("backbone.body.layer1.0.conv2.weight")
+    shape = tuple(first.shape[:2]) if first is not None else ()
+    bottleneck = "backbone.body.layer1.0.conv3.weight" in state_dict
+    name = _RESNETS.get((counts, shape)) if bottleneck else None
+    if name is None:
+        raise MrcnnError(
+            f"a ResNet with blocks {counts} of width {shape} is not supported "
+            f"(known: {', '.join(_RESNETS.values())})"
+        )
+    return name
 
 
 def _shapes(state_dict: Weights, trunk: str) -> dict[str, Any]:
@@ -144,13 +152,18 @@ def _norm(state_dict: Weights, trunk: str) -> tuple[str, float, list[str]]:
 
 
 def _class_names(num_classes: int) -> tuple[tuple[str, ...], str]:
-    if num_classes == _COCO_CLASSES:
-        from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
-
-        categories = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
-        return tuple(categories), "class names: COCO's, since there are 91 classes"
+    names = coco_names()
+    if num_classes == len(names):
+        return names, "class names: COCO's, since there are 91 classes"
     names = (BACKGROUND, *(f"class_{label}" for label in range(1, num_classes)))
     return names, "class names: numbers only (--class-names FILE gives them, one a line)"
+
+
+def coco_names() -> tuple[str, ...]:
+    """The 91 that torchvision counts: COCO's 80, the background, and "N/A" where COCO has left one out."""
+    from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
+
+    return tuple(MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"])
 
 
 def _shape(state_dict: Weights, key: str) -> tuple[int, ...]:

@@ -27,6 +27,9 @@ def trunk(description: ModelDescription) -> ResNet:
     frozen = description.norm == "frozen"
     norm = FrozenBatchNorm2d if frozen else nn.BatchNorm2d
     resnet = TRUNKS[description.trunk](weights=None, norm_layer=partial(norm, eps=description.norm_eps))
+    if description.stride_in_1x1:
+        for stage in (resnet.layer2, resnet.layer3, resnet.layer4):
+            stage[0].conv1.stride, stage[0].conv2.stride = stage[0].conv2.stride, (1, 1)
     if frozen:
         # Stem and first stage stay as pre-trained, as in the paper's code and torchvision's default.
         for part in (resnet.conv1, resnet.layer1):

@@ -41,7 +41,8 @@ class C4BoxHead(nn.Module):
         self.layer4 = layer4
 
     def forward(self, pooled: Tensor) -> Tensor:
-        return self.layer4(pooled).mean((2, 3))
+        features: Tensor = self.layer4(pooled)
+        return features.mean((2, 3))
 
 
 class C4MaskHead(nn.Module):
@@ -59,7 +60,9 @@ class C4MaskHead(nn.Module):
 
 def resnet_c4(description: ModelDescription) -> GeneralizedRCNN:
     layer4 = trunk(description).layer4
-    set_stride(layer4, description.rois.head_stride)
+    if description.rois.head_stride == 1:
+        first = layer4[0]
+        first.conv1.stride = first.conv2.stride = first.downsample[0].stride = (1, 1)
     box_head = C4BoxHead(layer4)
     channels = STAGE_CHANNELS[3]
     arguments = rcnn_arguments(description, SINGLE)
@@ -74,10 +77,3 @@ def resnet_c4(description: ModelDescription) -> GeneralizedRCNN:
         box_predictor=FastRCNNPredictor(channels, num_classes),
         **arguments,
     )
-
-
-def set_stride(stage: nn.Module, stride: int) -> None:
-    """The stride of a stage's first block."""
-    block = stage[0]  # type: ignore[index]
-    block.conv2.stride = (stride, stride)
-    block.downsample[0].stride = (stride, stride)

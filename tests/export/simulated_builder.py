@@ -264,8 +264,9 @@ def runnable(lowered: onnx.ModelProto) -> onnx.ModelProto:
     model.CopyFrom(lowered)
     pooled = next(node for node in model.graph.node if node.op_type == "MrcnnRoIAlign")
     attributes = {a.name: helper.get_attribute_value(a) for a in pooled.attribute}
-    names = ("spatial_scales", "canonical_size", "canonical_level")
-    model.functions.extend([ops.roi_align_function(**{n: attributes[n] for n in names}), ops.nms_function()])
+    rule = {name: attributes[name] for name in ("spatial_scales", "canonical_size", "canonical_level")}
+    pooling = ops.roi_align_function(aligned=bool(attributes["aligned"]), samples=None, **rule)
+    model.functions.extend([pooling, ops.nms_function()])
     return model
 
 

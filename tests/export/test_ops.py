@@ -8,11 +8,13 @@ import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper
-from torchvision.ops import MultiScaleRoIAlign, batched_nms
+from torchvision.ops import MultiScaleRoIAlign, batched_nms, roi_pool
 from torchvision.ops.poolers import LevelMapper
 
+from mrcnn.description import RoiRule
 from mrcnn.export import ops
 from mrcnn.export.graph_builder import DOMAIN, IR_VERSION, OPSET, GraphBuilder
+from mrcnn.models.pooling import RoiPooler
 
 # ONNX Runtime's RoiAlign adds the same products as torchvision's kernel; the order may differ by platform.
 ROI_ALIGN_TOLERANCE = 1e-5
@@ -179,6 +181,8 @@ def run_roi_align(
     size: int = 7,
     ratio: int = 2,
     scales: tuple[float, ...] = SCALES,
+    aligned: bool = False,
+    mode: str = "avg",
 ) -> np.ndarray:
     names = [f"f{i}" for i in range(len(features))]
 
@@ -190,6 +194,8 @@ def run_roi_align(
                 "rois",
                 output_size=size,
                 sampling_ratio=ratio,
+                aligned=aligned,
+                mode=mode,
                 spatial_scales=scales,
                 canonical_size=224,
                 canonical_level=4,
@@ -198,7 +204,13 @@ def run_roi_align(
         ]
 
     feed = dict(zip(names, features, strict=True)) | {"rois": rois}
-    function = ops.roi_align_function(spatial_scales=scales, canonical_size=224, canonical_level=4)
+    function = ops.roi_align_function(
+        aligned=aligned,
+        samples=(size, ratio) if mode == "max" else None,
+        spatial_scales=scales,
+        canonical_size=224,
+        canonical_level=4,
+    )
     return run(build, feed, function)[0]
 
 
@@ -250,6 +262,50 @@ class TestRoiAlign:
         )
         np.testing.assert_allclose(run_roi_align(features, rois), expected.numpy(), atol=ROI_ALIGN_TOLERANCE)
 
+    def test_the_maximum_is_that_of_the_interpolated_samples(self) -> None:
+        # Four samples a bin lie between the pixels: none of them sees the whole 8 of the one that is lit.
+        lit = np.zeros((1, 1, 4, 4), np.float32)
+        lit[0, 0, 1, 1] = 8
+        rois = np.array([[[0.0, 0.0, 3.0, 3.0]]], np.float32)
+        pooled = run_roi_align([lit], rois, size=1, ratio=2, scales=(1.0,), mode="max")
+        # Samples at 0.75 and 2.25: the nearest one gets 0.75 * 0.75 of it.
+        assert pooled[0, 0, 0, 0] == pytest.approx(8 * 0.75 * 0.75)
+
+    @pytest.mark.parametrize("aligned", [False, True])
+    @pytest.mark.parametrize("mode", ["avg", "max"])
+    @pytest.mark.parametrize("scales", [SCALES, SCALES[2:3]], ids=["four levels", "one level"])
+    def test_equals_the_models_own_pooler(self, scales: tuple[float, ...], mode: str, aligned: bool) -> None:
+        rng = np.random.default_rng(7)
+        levels = [
+            f
+            for f, scale in zip(pyramid(rng, batch=2, height=256, width=320), SCALES, strict=True)
+            if scale in scales
+        ]
+        corner = rng.uniform(-10, 200, (2, 40, 2))
+        rois = np.concatenate([corner, corner + np.exp(rng.uniform(0, 6, (2, 40, 2)))], 2).astype(np.float32)
+        names = [str(level) for level in range(len(levels))]
+        pooler = RoiPooler(RoiRule(mode=mode, aligned=aligned), names, 7)
+        expected = pooler(
+            dict(zip(names, map(torch.from_numpy, levels), strict=True)),
+            [torch.from_numpy(r) for r in rois],
+            [(256, 320)] * 2,
+        )
+        pooled = run_roi_align(levels, rois, scales=scales, aligned=aligned, mode=mode)
+        np.testing.assert_allclose(pooled, expected.numpy(), atol=ROI_ALIGN_TOLERANCE)
+
+    def test_roi_pool_equals_torchvisions(self) -> None:
+        rng = np.random.default_rng(8)
+        features = rng.standard_normal((2, 5, 16, 20)).astype(np.float32)
+        corner = rng.uniform(-20, 200, (2, 50, 2))
+        rois = np.concatenate([corner, corner + np.exp(rng.uniform(0, 6, (2, 50, 2)))], 2).astype(np.float32)
+
+        def build(g: GraphBuilder) -> list[str]:
+            return [ops.roi_pool(g, "f", "rois", output_size=7, spatial_scale=1 / 16, name="pooled")]
+
+        (pooled,) = run(build, {"f": features, "rois": rois}, ops.roi_pool_function())
+        expected = roi_pool(torch.from_numpy(features), [torch.from_numpy(r) for r in rois], 7, 1 / 16)
+        np.testing.assert_array_equal(pooled, expected.numpy())
+
     @pytest.mark.parametrize("scales", [SCALES, SCALES[:1]], ids=["four levels", "one level"])
     def test_float16_features_are_pooled_in_float32_and_rounded_once(self, scales: tuple[float, ...]) -> None:
         """RoIs stay float32: at 2000 float16 has whole pixels only."""
@@ -262,7 +318,7 @@ class TestRoiAlign:
         np.testing.assert_array_equal(pooled, expected.astype(np.float16))
 
     def test_level_thresholds_equal_the_logarithm_of_torchvision(self) -> None:
-        thresholds = np.array(ops.level_thresholds(SCALES, 224, 4))
+        thresholds = np.array(ops.level_thresholds(SCALES, 224, 4, aligned=False))
         mapper = LevelMapper(2, 5, 224, 4, 1e-6)
         rng = np.random.default_rng(0)
         near = (thresholds[:, None] * (1 + rng.integers(-8, 9, 500) * 2.0**-23)).astype(np.float32).ravel()

@@ -1,9 +1,12 @@
-"""One model of each architecture, small where it can be, whose random weights act like trained ones."""
+"""The rows of the README's support table: of each kind a small model, whose random weights act like trained ones."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torchvision.models.resnet import Bottleneck
 
 from mrcnn.checkpoint import Checkpoint
 from mrcnn.description import DetectionRule, ModelDescription, ProposalRule, ResizeRule
@@ -14,7 +17,7 @@ from mrcnn.models.features import feature_maps
 CLASSES = ("__background__", "disc", "square")
 
 
-def small_description(architecture: str, **changes: object) -> ModelDescription:
+def small_description(architecture: str, **rois: Any) -> ModelDescription:
     """With its family's anchors and pooling, but few proposals on small images."""
     description = describe(
         architecture,
@@ -24,10 +27,38 @@ def small_description(architecture: str, **changes: object) -> ModelDescription:
         width=0.5 if "mobilenet" in architecture else 1.0,
     )
     rule = description.proposals
-    proposals = ProposalRule(
-        pre_nms_top_n=200, post_nms_top_n=min(50, rule.post_nms_top_n), nms_threshold=rule.nms_threshold
+    return replace(
+        description,
+        proposals=ProposalRule(pre_nms_top_n=200, post_nms_top_n=50, nms_threshold=rule.nms_threshold),
+        rois=replace(description.rois, **rois),
     )
-    return replace(description, proposals=proposals, **changes)  # type: ignore[arg-type]
+
+
+def matterport() -> ModelDescription:
+    """One size of network: images are shrunk to fit and padded to a square."""
+    square = ResizeRule(min_size=96, max_size=128, size_divisible=128)
+    return replace(small_description("maskrcnn_resnet50_fpn"), resize=square)
+
+
+ROWS: Mapping[str, Callable[[], ModelDescription]] = {
+    "Mask R-CNN, ResNet-50-FPN": lambda: small_description("maskrcnn_resnet50_fpn"),
+    "Mask R-CNN, ResNet-50-FPN v2": lambda: small_description("maskrcnn_resnet50_fpn_v2"),
+    "Mask R-CNN, ResNet-50-FPN, padded to a square": matterport,
+    "Mask R-CNN, ResNet-101-FPN": lambda: small_description("maskrcnn_resnet101_fpn"),
+    "Mask R-CNN, ResNeXt-101-32x8d-FPN": lambda: small_description("maskrcnn_resnext101_32x8d_fpn"),
+    "Mask R-CNN, ResNeXt-101-64x4d-FPN": lambda: small_description("maskrcnn_resnext101_64x4d_fpn"),
+    "Mask R-CNN, ResNet-50-C4": lambda: small_description("maskrcnn_resnet50_c4"),
+    "Mask R-CNN, ResNet-50-C4, conv5 of stride 1": lambda: small_description(
+        "maskrcnn_resnet50_c4", head_stride=1
+    ),
+    "Mask R-CNN, ResNet-101-C4": lambda: small_description("maskrcnn_resnet101_c4"),
+    "Mask R-CNN, MobileNetV2": lambda: small_description("maskrcnn_mobilenet_v2"),
+    "Mask R-CNN, MobileNetV2-FPN": lambda: small_description("maskrcnn_mobilenet_v2_fpn"),
+    "Faster R-CNN, ResNet-50-FPN": lambda: small_description("fasterrcnn_resnet50_fpn"),
+    "Faster R-CNN, VGG-16, RoIAlign": lambda: small_description("fasterrcnn_vgg16"),
+    "Faster R-CNN, VGG-16, RoIAlign (max)": lambda: small_description("fasterrcnn_vgg16", mode="max"),
+    "Faster R-CNN, VGG-16, RoIPool": lambda: small_description("fasterrcnn_vgg16", mode="pool"),
+}
 
 
 def checkpoint_of(description: ModelDescription, *, seed: int = 0) -> Checkpoint:
@@ -39,21 +70,21 @@ def checkpoint_of(description: ModelDescription, *, seed: int = 0) -> Checkpoint
 
 @torch.no_grad()
 def settle_norms(model: GeneralizedRCNN) -> None:
-    """Batch norm learns the statistics of noise: unnormalised, a hundred random layers end in infinity."""
+    """Batch norm learns the statistics of noise: unnormalised, a hundred random layers end in infinity.
+
+    And blocks change little of what goes past them, as trained ones do; else rounding grows from block to block.
+    """
     model.train()
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = None  # the mean over all passes
+        if isinstance(module, Bottleneck):
+            module.bn3.weight.fill_(0.2)
+    heads = model.roi_heads
     for _ in range(2):
         maps = feature_maps(model, torch.randn(2, 3, 96, 128))
-        pooled = torch.randn(8, *_pooled_shape(model, maps))
-        model.roi_heads.box_head(pooled)
-        if model.roi_heads.mask_head is not None:
-            model.roi_heads.mask_head(pooled)
+        channels = next(iter(maps.values())).shape[1]
+        for pool, head in ((heads.box_roi_pool, heads.box_head), (heads.mask_roi_pool, heads.mask_head)):
+            if head is not None:
+                head(torch.randn(8, channels, *pool.output_size))
     model.eval()
-
-
-def _pooled_shape(model: GeneralizedRCNN, maps: object) -> tuple[int, int, int]:
-    assert isinstance(maps, dict)
-    side = model.roi_heads.box_roi_pool.output_size[0]
-    return next(iter(maps.values())).shape[1], side, side

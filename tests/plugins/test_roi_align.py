@@ -157,9 +157,13 @@ def test_a_roi_changes_its_level_where_detectron2s_formula_does(
             assert int(torch.floor(canonical + torch.log2(ratio) + epsilon[1])) - 2 == expected
 
 
+@pytest.mark.parametrize("aligned", [False, True])
 @pytest.mark.parametrize(("size", "level"), [(224, 4), (100, 3), (640, 5)])
-def test_the_graph_and_the_kernel_have_the_same_levels(kernels: Kernels, size: int, level: int) -> None:
-    assert thresholds(kernels, SCALES, size, level, aligned=False) == level_thresholds(SCALES, size, level)
+def test_the_graph_and_the_kernel_have_the_same_levels(
+    kernels: Kernels, size: int, level: int, aligned: bool
+) -> None:
+    expected = level_thresholds(SCALES, size, level, aligned=aligned)
+    assert thresholds(kernels, SCALES, size, level, aligned=aligned) == expected
 
 
 # Against the references ----------------------------------------------------------------------------------

@@ -1,0 +1,48 @@
+"""Checkpoints of other codebases, as if they were torchvision's: names, order of rows, conventions.
+
+Each module knows one codebase: `fits` says whether a state dict is of it, `translate` gives the description,
+the weights under torchvision's names, and a line for everything that the weights do not tell.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from mrcnn.description import ModelDescription
+
+Weights = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Translated:
+    """A checkpoint in our terms.
+
+    Attributes:
+        description: of the model, with the other codebase's conventions.
+        state_dict: with torchvision's names.
+        assumptions: what the weights do not tell and how it was decided, one line each.
+    """
+
+    description: ModelDescription
+    state_dict: dict[str, Tensor]
+    assumptions: tuple[str, ...]
+
+
+class Codebase(Protocol):
+    """What a module of this package offers."""
+
+    def fits(self, weights: Weights) -> bool: ...
+
+    def translate(self, weights: Weights) -> Translated: ...
+
+
+def codebase_of(weights: Weights) -> Codebase | None:
+    """The module that translates these weights; None where they are torchvision's, or nobody's."""
+    from mrcnn.imports import detectron2
+
+    for module in (detectron2,):
+        if module.fits(weights):
+            return module
+    return None

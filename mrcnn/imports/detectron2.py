@@ -1,0 +1,208 @@
+"""Checkpoints of detectron2: `.pkl` of its model zoo, and `.pth` of its trainer.
+
+What detectron2 does otherwise than torchvision, by its file:
+
+* `modeling/backbone/resnet.py`: the stride of a stage in its first 1x1 convolution, in models that start from
+  Caffe's ResNets; epsilon 1e-5 in frozen batch norm.
+* `modeling/meta_arch/rcnn.py`: BGR, and mean and deviation in 0…255 (here: of RGB in 0…1, the channels of the
+  first convolution exchanged).
+* `modeling/anchor_generator.py`: corners not rounded, strides powers of two, sizes in the outer loop.
+* `modeling/poolers.py`: RoIAlign with the half pixel and an adaptive number of samples.
+* `modeling/roi_heads/fast_rcnn.py`: the background is the last class.
+* `data/transforms/augmentation_impl.py`: sides of the resized image rounded to the nearest.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from mrcnn.description import (
+    BACKGROUND,
+    AnchorRule,
+    DetectionRule,
+    Normalization,
+    ProposalRule,
+    ResizeRule,
+    RoiRule,
+)
+from mrcnn.errors import MrcnnError
+from mrcnn.families import describe
+from mrcnn.imports import Translated, Weights
+from mrcnn.imports.rows import background_first, ratios_first, rgb_first, with_background
+from mrcnn.models.recognise import coco_names, resnet_trunk
+
+_CLS_SCORE = "roi_heads.box_predictor.cls_score.weight"
+_SIZES, _RATIOS = (32, 64, 128, 256, 512), (0.5, 1.0, 2.0)
+# The mean that every model of the zoo has, BGR in 0…255, and the deviation of those from Caffe.
+_MEAN, _CAFFE_STD = (103.53, 116.28, 123.675), (1.0, 1.0, 1.0)
+
+# Their names → ours. Blocks of `res3` are in `layer2`, level 2 of the pyramid is the first.
+_NAMES: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
+    (r"backbone\.(?:bottom_up\.)?stem\.conv1\.weight", lambda _: "backbone.body.conv1.weight"),
+    (r"backbone\.(?:bottom_up\.)?stem\.conv1\.norm\.(\w+)", lambda m: f"backbone.body.bn1.{m[1]}"),
+    (
+        r"backbone\.(?:bottom_up\.)?res([2-5])\.(\d+)\.(.+)",
+        lambda m: f"backbone.body.layer{int(m[1]) - 1}.{m[2]}.{_of_block(m[3])}",
+    ),
+    (r"roi_heads\.res5\.(\d+)\.(.+)", lambda m: f"roi_heads.box_head.layer4.{m[1]}.{_of_block(m[2])}"),
+    (
+        r"backbone\.fpn_lateral([2-5])\.(\w+)",
+        lambda m: f"backbone.fpn.inner_blocks.{int(m[1]) - 2}.0.{m[2]}",
+    ),
+    (
+        r"backbone\.fpn_output([2-5])\.(\w+)",
+        lambda m: f"backbone.fpn.layer_blocks.{int(m[1]) - 2}.0.{m[2]}",
+    ),
+    (r"proposal_generator\.rpn_head\.conv\.(\w+)", lambda m: f"rpn.head.conv.0.0.{m[1]}"),
+    (r"proposal_generator\.rpn_head\.objectness_logits\.(\w+)", lambda m: f"rpn.head.cls_logits.{m[1]}"),
+    (r"proposal_generator\.rpn_head\.anchor_deltas\.(\w+)", lambda m: f"rpn.head.bbox_pred.{m[1]}"),
+    (r"roi_heads\.box_head\.fc([12])\.(\w+)", lambda m: f"roi_heads.box_head.fc{int(m[1]) + 5}.{m[2]}"),
+    (r"roi_heads\.box_predictor\.(?:cls_score|bbox_pred)\.\w+", lambda m: m[0]),
+    (
+        r"roi_heads\.mask_head\.mask_fcn([1-4])\.(\w+)",
+        lambda m: f"roi_heads.mask_head.{int(m[1]) - 1}.0.{m[2]}",
+    ),
+    (r"roi_heads\.mask_head\.deconv\.(\w+)", lambda m: f"roi_heads.mask_predictor.conv5_mask.{m[1]}"),
+    (
+        r"roi_heads\.mask_head\.predictor\.(\w+)",
+        lambda m: f"roi_heads.mask_predictor.mask_fcn_logits.{m[1]}",
+    ),
+)
+# Constants that detectron2 stores beside the weights.
+_CONSTANTS = re.compile(r"pixel_(mean|std)|proposal_generator\.anchor_generator\.cell_anchors\.\d+")
+
+
+def fits(weights: Weights) -> bool:
+    """Whether the names are those of detectron2's GeneralizedRCNN."""
+    return any(name.startswith("proposal_generator.") for name in weights)
+
+
+def translate(weights: Weights) -> Translated:
+    """A Faster or Mask R-CNN on a ResNet or ResNeXt, C4 or FPN.
+
+    Raises:
+        MrcnnError: a key has no counterpart here; the line names it.
+    """
+    state = {_renamed(name): tensor for name, tensor in weights.items() if not _CONSTANTS.fullmatch(name)}
+    is_c4 = any(name.startswith("roi_heads.res5.") for name in weights)
+    masks = "roi_heads.mask_predictor.mask_fcn_logits.weight" in state
+    trunk = resnet_trunk(state)
+    assumptions: list[str] = []
+    mean, std = _pixel_constants(weights, assumptions)
+    stride_in_1x1 = std == _CAFFE_STD
+    assumptions.append(
+        "the stride of a stage in its "
+        + ("1x1 convolution, as in ResNets of Caffe" if stride_in_1x1 else "3x3 convolution")
+        + ", by the deviation of the pixels: STRIDE_IN_1X1 is not in the weights"
+    )
+    classes = _class_names(state, assumptions)
+    _arrange(state, masks=masks, sizes=len(_SIZES) if is_c4 else 1)
+    assumptions.append("anchors, thresholds and image size: detectron2's defaults")
+    assumptions.append("images are resized by torchvision's bilinear rule; detectron2 used Pillow's")
+    description = describe(
+        f"{'maskrcnn' if masks else 'fasterrcnn'}_{trunk}_{'c4' if is_c4 else 'fpn'}",
+        classes,
+        norm="frozen",
+        norm_eps=1e-5,
+        stride_in_1x1=stride_in_1x1,
+        normalization=Normalization(
+            mean=tuple(value / 255 for value in reversed(mean)),  # type: ignore[arg-type]
+            std=tuple(value / 255 for value in reversed(std)),  # type: ignore[arg-type]
+        ),
+        resize=ResizeRule(rounding="nearest"),
+        detections=DetectionRule(),
+        **_rules(is_c4=is_c4),
+    )
+    return Translated(description, state, tuple(assumptions))
+
+
+def _rules(*, is_c4: bool) -> dict[str, Any]:
+    """What differs between `Base-RCNN-C4.yaml` and `Base-RCNN-FPN.yaml`."""
+    # detectron2 drops proposals without area.
+    if is_c4:
+        return {
+            "anchors": AnchorRule(sizes=(_SIZES,), aspect_ratios=(_RATIOS,), exact=True),
+            # detectron2 takes 6000 before NMS, and TensorRT's TopK gives 3839 at most.
+            "proposals": ProposalRule(pre_nms_top_n=3839, post_nms_top_n=1000, min_size=1e-6),
+            "rois": RoiRule(box_size=14, mask_size=14, sampling_ratio=0, aligned=True),
+        }
+    return {
+        "anchors": AnchorRule(exact=True),
+        "proposals": ProposalRule(min_size=1e-6),
+        "rois": RoiRule(sampling_ratio=0, aligned=True),
+    }
+
+
+def _renamed(name: str) -> str:
+    for pattern, ours in _NAMES:
+        if match := re.fullmatch(pattern, name):
+            return ours(match)
+    raise MrcnnError(
+        f"the detectron2 weight {name!r} has no counterpart: Faster and Mask R-CNN on ResNet or ResNeXt with "
+        "C4 or FPN are imported"
+    )
+
+
+def _of_block(name: str) -> str:
+    for pattern, ours in ((r"shortcut\.norm\.", "downsample.1."), (r"shortcut\.", "downsample.0.")):
+        name = re.sub(pattern, ours, name)
+    return re.sub(r"conv([1-3])\.norm\.", r"bn\1.", name)
+
+
+def _pixel_constants(
+    weights: Weights, assumptions: list[str]
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Mean and deviation of the channels, BGR in 0…255."""
+    if "pixel_mean" in weights and "pixel_std" in weights:
+        mean, std = (weights[name].flatten().tolist() for name in ("pixel_mean", "pixel_std"))
+        if len(mean) == len(std) == 3:
+            return (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
+        raise MrcnnError("pixel_mean and pixel_std must have three channels")
+    assumptions.append("mean and deviation of the pixels: detectron2's defaults, BGR as Caffe has them")
+    return _MEAN, _CAFFE_STD
+
+
+def _class_names(state: Mapping[str, Tensor], assumptions: list[str]) -> tuple[str, ...]:
+    rows = state.get(_CLS_SCORE)
+    if rows is None or rows.ndim != 2 or len(rows) < 2:
+        raise MrcnnError(f"the weights have no {_CLS_SCORE!r}, or not as a matrix")
+    classes = len(rows) - 1
+    coco = [name for name in coco_names() if name not in (BACKGROUND, "N/A")]
+    if classes == len(coco):
+        assumptions.append("class names: COCO's, since there are 80 classes")
+        return (BACKGROUND, *coco)
+    assumptions.append("class names: numbers only (--class-names FILE gives them, one a line)")
+    return (BACKGROUND, *(f"class_{label}" for label in range(1, classes + 1)))
+
+
+def _change(state: dict[str, Tensor], name: str, change: Callable[[Tensor], Tensor]) -> None:
+    if name not in state:
+        raise MrcnnError(f"the weights have no counterpart of {name!r}: are they a whole detectron2 model?")
+    state[name] = change(state[name])
+
+
+def _arrange(state: dict[str, Tensor], *, masks: bool, sizes: int) -> None:
+    """Rows and channels in our order."""
+    _change(state, "backbone.body.conv1.weight", rgb_first)
+    classes = len(state[_CLS_SCORE]) - 1
+    for kind in ("weight", "bias"):
+        _change(state, f"roi_heads.box_predictor.cls_score.{kind}", background_first)
+        _change(state, f"roi_heads.box_predictor.bbox_pred.{kind}", partial(_per_class, classes, 4))
+        if masks:
+            name = f"roi_heads.mask_predictor.mask_fcn_logits.{kind}"
+            _change(state, name, partial(_per_class, classes, 1))
+        for head, per_anchor in (("cls_logits", 1), ("bbox_pred", 4)):
+            order = partial(ratios_first, sizes=sizes, ratios=len(_RATIOS), per_anchor=per_anchor)
+            _change(state, f"rpn.head.{head}.{kind}", order)
+
+
+def _per_class(classes: int, per_class: int, rows: Tensor) -> Tensor:
+    if len(rows) != classes * per_class:
+        raise MrcnnError(
+            f"class-agnostic heads are not supported: {classes} classes need {classes * per_class} rows, "
+            f"but there are {len(rows)}"
+        )
+    return with_background(rows, per_class=per_class)
