@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
@@ -24,6 +25,7 @@ from mrcnn.files import atomic_path
 from mrcnn.imports import codebase_of
 from mrcnn.models import build_model
 from mrcnn.models.recognise import recognise
+from mrcnn.pickles import load_arrays
 
 _FORMAT = "mrcnn-checkpoint"
 _FORMAT_VERSION = 1
@@ -148,6 +150,13 @@ def _read(path: Path) -> Any:
         raise MrcnnError(f"{path}: is not a file, but a checkpoint is needed")
     if path.stat().st_size == 0:
         raise MrcnnError(f"{path}: the file is empty")
+    if path.suffix == ".pkl":
+        try:
+            return _tensors(load_arrays(path.read_bytes()))
+        except MrcnnError as error:
+            raise MrcnnError(f"{path}: {error}") from error
+        except OSError as error:
+            raise MrcnnError(f"{path}: cannot be read: {error.strerror or error}") from error
     try:
         # torchvision's training scripts store their arguments beside the weights; a Namespace is only a bag.
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
@@ -159,6 +168,19 @@ def _read(path: Path) -> Any:
         raise MrcnnError(f"{path}: cannot be read: {error.strerror or error}") from error
     except Exception as error:  # torch raises RuntimeError, EOFError, KeyError, … for damaged files
         raise MrcnnError(f"{path}: is not a PyTorch checkpoint, or is damaged or truncated") from error
+
+
+def _tensors(document: Any) -> Any:
+    """The same with tensors for arrays, in the dict of weights."""
+    weights = document.get("model") if isinstance(document, dict) else None
+    if not isinstance(weights, dict):
+        raise MrcnnError("has no weights under the key 'model', as detectron2's files do")
+    usable = {
+        name: torch.from_numpy(np.ascontiguousarray(value))
+        for name, value in weights.items()
+        if isinstance(value, np.ndarray) and value.dtype.kind in "fi"
+    }
+    return {"model": usable}
 
 
 def _unpickling_reason(message: str) -> str:

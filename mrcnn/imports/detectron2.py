@@ -36,8 +36,9 @@ from mrcnn.models.recognise import coco_names, resnet_trunk
 
 _CLS_SCORE = "roi_heads.box_predictor.cls_score.weight"
 _SIZES, _RATIOS = (32, 64, 128, 256, 512), (0.5, 1.0, 2.0)
-# The mean that every model of the zoo has, BGR in 0…255, and the deviation of those from Caffe.
-_MEAN, _CAFFE_STD = (103.53, 116.28, 123.675), (1.0, 1.0, 1.0)
+# BGR in 0…255, of the models of the zoo: the ResNets come from Caffe, where pixels are not scaled.
+_MEAN = (103.53, 116.28, 123.675)
+_CAFFE_STD, _RESNEXT_STD = (1.0, 1.0, 1.0), (57.375, 57.12, 58.395)
 
 # Their names → ours. Blocks of `res3` are in `layer2`, level 2 of the pyramid is the first.
 _NAMES: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
@@ -91,7 +92,7 @@ def translate(weights: Weights) -> Translated:
     masks = "roi_heads.mask_predictor.mask_fcn_logits.weight" in state
     trunk = resnet_trunk(state)
     assumptions: list[str] = []
-    mean, std = _pixel_constants(weights, assumptions)
+    mean, std = _pixel_constants(weights, trunk, assumptions)
     stride_in_1x1 = std == _CAFFE_STD
     assumptions.append(
         "the stride of a stage in its "
@@ -153,7 +154,7 @@ def _of_block(name: str) -> str:
 
 
 def _pixel_constants(
-    weights: Weights, assumptions: list[str]
+    weights: Weights, trunk: str, assumptions: list[str]
 ) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """Mean and deviation of the channels, BGR in 0…255."""
     if "pixel_mean" in weights and "pixel_std" in weights:
@@ -161,8 +162,8 @@ def _pixel_constants(
         if len(mean) == len(std) == 3:
             return (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
         raise MrcnnError("pixel_mean and pixel_std must have three channels")
-    assumptions.append("mean and deviation of the pixels: detectron2's defaults, BGR as Caffe has them")
-    return _MEAN, _CAFFE_STD
+    assumptions.append(f"mean and deviation of the pixels: those of detectron2's own {trunk}, in BGR")
+    return _MEAN, _RESNEXT_STD if trunk.startswith("resnext") else _CAFFE_STD
 
 
 def _class_names(state: Mapping[str, Tensor], assumptions: list[str]) -> tuple[str, ...]:
