@@ -130,7 +130,7 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
         state_dict = _bare_state_dict(document)
         codebase = codebase_of(state_dict)
         if codebase is not None:
-            translated = codebase.translate(state_dict)
+            translated = codebase.translate(state_dict, document)
             return Checkpoint(
                 description=translated.description,
                 state_dict=translated.state_dict,

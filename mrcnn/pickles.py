@@ -12,7 +12,7 @@ from mrcnn.errors import MrcnnError
 
 
 def load_arrays(content: bytes) -> Any:
-    """The document in a pickle of dicts, lists, strings, numbers and NumPy arrays, those of Python 2 included.
+    """The document in a pickle of dicts, lists, strings, numbers and NumPy arrays, also of Python 2.
 
     Raises:
         MrcnnError: it names anything else, which could run any code, or it is damaged.

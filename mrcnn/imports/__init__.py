@@ -6,7 +6,7 @@ the weights under torchvision's names, and a line for everything that the weight
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -35,14 +35,15 @@ class Codebase(Protocol):
 
     def fits(self, weights: Weights) -> bool: ...
 
-    def translate(self, weights: Weights) -> Translated: ...
+    def translate(self, weights: Weights, document: Mapping[str, Any]) -> Translated:
+        """`document` is the file that the weights come from."""
 
 
 def codebase_of(weights: Weights) -> Codebase | None:
     """The module that translates these weights; None where they are torchvision's, or nobody's."""
-    from mrcnn.imports import detectron2
+    from mrcnn.imports import detectron2, mmdetection
 
-    for module in (detectron2,):
+    for module in (detectron2, mmdetection):
         if module.fits(weights):
             return module
     return None

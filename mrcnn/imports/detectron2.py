@@ -13,16 +13,14 @@ What detectron2 does otherwise than torchvision, by its file:
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from mrcnn.description import (
-    BACKGROUND,
     AnchorRule,
-    DetectionRule,
     Normalization,
     ProposalRule,
     ResizeRule,
@@ -31,17 +29,24 @@ from mrcnn.description import (
 from mrcnn.errors import MrcnnError
 from mrcnn.families import describe
 from mrcnn.imports import Translated, Weights
-from mrcnn.imports.rows import background_first, ratios_first, rgb_first, with_background
-from mrcnn.models.recognise import coco_names, resnet_trunk
+from mrcnn.imports.rows import (
+    Names,
+    background_to_the_front,
+    change,
+    number_of_classes,
+    ratios_first,
+    rename,
+    rgb_first,
+)
+from mrcnn.models.recognise import contiguous_names, resnet_trunk
 
-_CLS_SCORE = "roi_heads.box_predictor.cls_score.weight"
 _SIZES, _RATIOS = (32, 64, 128, 256, 512), (0.5, 1.0, 2.0)
 # BGR in 0…255, of the models of the zoo: the ResNets come from Caffe, where pixels are not scaled.
 _MEAN = (103.53, 116.28, 123.675)
 _CAFFE_STD, _RESNEXT_STD = (1.0, 1.0, 1.0), (57.375, 57.12, 58.395)
 
 # Their names → ours. Blocks of `res3` are in `layer2`, level 2 of the pyramid is the first.
-_NAMES: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
+_NAMES: Names = (
     (r"backbone\.(?:bottom_up\.)?stem\.conv1\.weight", lambda _: "backbone.body.conv1.weight"),
     (r"backbone\.(?:bottom_up\.)?stem\.conv1\.norm\.(\w+)", lambda m: f"backbone.body.bn1.{m[1]}"),
     (
@@ -81,13 +86,14 @@ def fits(weights: Weights) -> bool:
     return any(name.startswith("proposal_generator.") for name in weights)
 
 
-def translate(weights: Weights) -> Translated:
+def translate(weights: Weights, document: Mapping[str, Any]) -> Translated:  # noqa: ARG001
     """A Faster or Mask R-CNN on a ResNet or ResNeXt, C4 or FPN.
 
     Raises:
         MrcnnError: a key has no counterpart here; the line names it.
     """
-    state = {_renamed(name): tensor for name, tensor in weights.items() if not _CONSTANTS.fullmatch(name)}
+    learnt = {name: tensor for name, tensor in weights.items() if not _CONSTANTS.fullmatch(name)}
+    state = rename(learnt, _NAMES, codebase="detectron2")
     is_c4 = any(name.startswith("roi_heads.res5.") for name in weights)
     masks = "roi_heads.mask_predictor.mask_fcn_logits.weight" in state
     trunk = resnet_trunk(state)
@@ -99,13 +105,14 @@ def translate(weights: Weights) -> Translated:
         + ("1x1 convolution, as in ResNets of Caffe" if stride_in_1x1 else "3x3 convolution")
         + ", by the deviation of the pixels: STRIDE_IN_1X1 is not in the weights"
     )
-    classes = _class_names(state, assumptions)
-    _arrange(state, masks=masks, sizes=len(_SIZES) if is_c4 else 1)
+    class_names, named = contiguous_names(number_of_classes(state))
+    assumptions.append(named)
+    _arrange(state, sizes=len(_SIZES) if is_c4 else 1)
     assumptions.append("anchors, thresholds and image size: detectron2's defaults")
     assumptions.append("images are resized by torchvision's bilinear rule; detectron2 used Pillow's")
     description = describe(
         f"{'maskrcnn' if masks else 'fasterrcnn'}_{trunk}_{'c4' if is_c4 else 'fpn'}",
-        classes,
+        class_names,
         norm="frozen",
         norm_eps=1e-5,
         stride_in_1x1=stride_in_1x1,
@@ -114,7 +121,6 @@ def translate(weights: Weights) -> Translated:
             std=tuple(value / 255 for value in reversed(std)),  # type: ignore[arg-type]
         ),
         resize=ResizeRule(rounding="nearest"),
-        detections=DetectionRule(),
         **_rules(is_c4=is_c4),
     )
     return Translated(description, state, tuple(assumptions))
@@ -137,16 +143,6 @@ def _rules(*, is_c4: bool) -> dict[str, Any]:
     }
 
 
-def _renamed(name: str) -> str:
-    for pattern, ours in _NAMES:
-        if match := re.fullmatch(pattern, name):
-            return ours(match)
-    raise MrcnnError(
-        f"the detectron2 weight {name!r} has no counterpart: Faster and Mask R-CNN on ResNet or ResNeXt with "
-        "C4 or FPN are imported"
-    )
-
-
 def _of_block(name: str) -> str:
     for pattern, ours in ((r"shortcut\.norm\.", "downsample.1."), (r"shortcut\.", "downsample.0.")):
         name = re.sub(pattern, ours, name)
@@ -166,44 +162,11 @@ def _pixel_constants(
     return _MEAN, _RESNEXT_STD if trunk.startswith("resnext") else _CAFFE_STD
 
 
-def _class_names(state: Mapping[str, Tensor], assumptions: list[str]) -> tuple[str, ...]:
-    rows = state.get(_CLS_SCORE)
-    if rows is None or rows.ndim != 2 or len(rows) < 2:
-        raise MrcnnError(f"the weights have no {_CLS_SCORE!r}, or not as a matrix")
-    classes = len(rows) - 1
-    coco = [name for name in coco_names() if name not in (BACKGROUND, "N/A")]
-    if classes == len(coco):
-        assumptions.append("class names: COCO's, since there are 80 classes")
-        return (BACKGROUND, *coco)
-    assumptions.append("class names: numbers only (--class-names FILE gives them, one a line)")
-    return (BACKGROUND, *(f"class_{label}" for label in range(1, classes + 1)))
-
-
-def _change(state: dict[str, Tensor], name: str, change: Callable[[Tensor], Tensor]) -> None:
-    if name not in state:
-        raise MrcnnError(f"the weights have no counterpart of {name!r}: are they a whole detectron2 model?")
-    state[name] = change(state[name])
-
-
-def _arrange(state: dict[str, Tensor], *, masks: bool, sizes: int) -> None:
+def _arrange(state: dict[str, Tensor], *, sizes: int) -> None:
     """Rows and channels in our order."""
-    _change(state, "backbone.body.conv1.weight", rgb_first)
-    classes = len(state[_CLS_SCORE]) - 1
-    for kind in ("weight", "bias"):
-        _change(state, f"roi_heads.box_predictor.cls_score.{kind}", background_first)
-        _change(state, f"roi_heads.box_predictor.bbox_pred.{kind}", partial(_per_class, classes, 4))
-        if masks:
-            name = f"roi_heads.mask_predictor.mask_fcn_logits.{kind}"
-            _change(state, name, partial(_per_class, classes, 1))
-        for head, per_anchor in (("cls_logits", 1), ("bbox_pred", 4)):
-            order = partial(ratios_first, sizes=sizes, ratios=len(_RATIOS), per_anchor=per_anchor)
-            _change(state, f"rpn.head.{head}.{kind}", order)
-
-
-def _per_class(classes: int, per_class: int, rows: Tensor) -> Tensor:
-    if len(rows) != classes * per_class:
-        raise MrcnnError(
-            f"class-agnostic heads are not supported: {classes} classes need {classes * per_class} rows, "
-            f"but there are {len(rows)}"
-        )
-    return with_background(rows, per_class=per_class)
+    change(state, "backbone.body.conv1.weight", rgb_first)
+    background_to_the_front(state)
+    for head, per_anchor in (("cls_logits", 1), ("bbox_pred", 4)):
+        order = partial(ratios_first, sizes=sizes, ratios=len(_RATIOS), per_anchor=per_anchor)
+        for kind in ("weight", "bias"):
+            change(state, f"rpn.head.{head}.{kind}", order)

@@ -155,7 +155,19 @@ def _class_names(num_classes: int) -> tuple[tuple[str, ...], str]:
     names = coco_names()
     if num_classes == len(names):
         return names, "class names: COCO's, since there are 91 classes"
-    names = (BACKGROUND, *(f"class_{label}" for label in range(1, num_classes)))
+    return _numbered_names(num_classes - 1)
+
+
+def contiguous_names(classes: int) -> tuple[tuple[str, ...], str]:
+    """The class names of a codebase that counts COCO's 80 classes without gaps, and how they were decided."""
+    names = tuple(name for name in coco_names() if name != "N/A")
+    if classes == len(names) - 1:
+        return names, "class names: COCO's, since there are 80 classes"
+    return _numbered_names(classes)
+
+
+def _numbered_names(classes: int) -> tuple[tuple[str, ...], str]:
+    names = (BACKGROUND, *(f"class_{label}" for label in range(1, classes + 1)))
     return names, "class names: numbers only (--class-names FILE gives them, one a line)"
 
 

@@ -1,4 +1,4 @@
-"""The rows of the README's support table: of each kind a small model, whose random weights act like trained ones."""
+"""The rows of the README's support table: small models whose random weights act like trained ones."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -72,7 +72,7 @@ def checkpoint_of(description: ModelDescription, *, seed: int = 0) -> Checkpoint
 def settle_norms(model: GeneralizedRCNN) -> None:
     """Batch norm learns the statistics of noise: unnormalised, a hundred random layers end in infinity.
 
-    And blocks change little of what goes past them, as trained ones do; else rounding grows from block to block.
+    And blocks change little of what goes past them, as trained ones do; else rounding would grow.
     """
     model.train()
     for module in model.modules():

@@ -1,4 +1,4 @@
-"""Checkpoints of detectron2: names and conventions, and its own code on the same input where it is installed."""
+"""Checkpoints of detectron2: names, conventions, and its own code on the same input where it is installed."""
 
 import pickle
 import re
@@ -16,7 +16,7 @@ from mrcnn.errors import MrcnnError
 from mrcnn.export.to_onnx import InputRule, export_onnx
 from mrcnn.runtime.backend_onnx import OnnxBackend
 
-# Of the largest value. Convolutions are summed in another order, and boxes are the exponents of their results.
+# Of the largest value. Convolutions are summed in another order, and boxes are exponents of what they give.
 RELATIVE = 1e-3
 
 # The configuration, and what it is here.
@@ -33,8 +33,8 @@ def theirs(configuration: str) -> nn.Module:
     pytest.importorskip(
         "detectron2", reason="detectron2 is not on the package registry: built from its source"
     )
-    from detectron2 import config, modeling
     import detectron2
+    from detectron2 import config, modeling
 
     cfg = config.get_cfg()
     cfg.merge_from_file(str(Path(detectron2.__file__).parent.parent / "configs" / configuration))
