@@ -29,8 +29,8 @@ def _renamed(name: str, names: Names, codebase: str) -> str:
         if match := re.fullmatch(pattern, name):
             return ours(match)
     raise MrcnnError(
-        f"the {codebase} weight {name!r} has no counterpart: Faster and Mask R-CNN on ResNet or ResNeXt, with "
-        "C4 or FPN, are imported"
+        f"the {codebase} weight {name!r} has no counterpart: Faster and Mask R-CNN on ResNet or ResNeXt, "
+        "with C4 or FPN, are imported"
     )
 
 
@@ -99,8 +99,8 @@ def ratios_first(rows: Tensor, *, sizes: int, ratios: int, per_anchor: int) -> T
     """Rows (sizes · ratios · per_anchor, …), sizes in the outer loop → ratios in it, as in torchvision."""
     if len(rows) != sizes * ratios * per_anchor:
         raise MrcnnError(
-            f"an RPN of {len(rows) // per_anchor} anchors a place, where {sizes} sizes and {ratios} ratios are "
-            "expected"
+            f"an RPN of {len(rows) // per_anchor} anchors a place, where {sizes} sizes and {ratios} ratios "
+            "are expected"
         )
     split = rows.reshape(sizes, ratios, per_anchor, *rows.shape[1:])
     return split.transpose(0, 1).reshape(rows.shape).contiguous()

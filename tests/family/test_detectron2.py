@@ -67,6 +67,8 @@ def settle(model: nn.Module) -> None:
 
 def take_statistics(module: Any, inputs: tuple[Tensor]) -> None:
     (values,) = inputs
+    if len(values) == 0:  # no region came to the head
+        return
     module.running_mean.copy_(values.mean((0, 2, 3)))
     module.running_var.copy_(values.var((0, 2, 3)) + 1e-3)
 
