@@ -19,6 +19,7 @@ METADATA_KEY = "mrcnn"  # under which an ONNX file holds its `Deployment`
 LARGEST_SIDE = 32 * 1024  # of an image in the network, in pixels
 _LARGEST_TOP_K = 3839  # TensorRT's TopK takes less than 3840
 _MOST_CLASSES = 10_000
+_MOST_KEYPOINTS = 1000
 _MOST_PIXELS = 2**25  # of a fixed input: 32 images of 800x1300
 
 
@@ -139,6 +140,7 @@ class RoiRule:
 
     box_size: int = 7
     mask_size: int = 14
+    keypoint_size: int = 14
     head_stride: int = 2
     sampling_ratio: int = 2
     canonical_size: int = 224
@@ -147,6 +149,7 @@ class RoiRule:
     def __post_init__(self) -> None:
         _require("rois: box_size", self.box_size, 1, 64)
         _require("rois: mask_size", self.mask_size, 1, 64)
+        _require("rois: keypoint_size", self.keypoint_size, 1, 64)
         _require("rois: head_stride", self.head_stride, 1, 2)
         _require("rois: sampling_ratio", self.sampling_ratio, 0, 16)
         _require("rois: canonical_size", self.canonical_size, 1, LARGEST_SIDE)
@@ -171,6 +174,49 @@ class DetectionRule:
 
 
 @dataclass(frozen=True, kw_only=True)
+class KeypointRule:
+    """The points that are found on every object of a model with key points.
+
+    Attributes:
+        names: of the points, in the order of the network's heatmaps.
+        mirrored: pairs of indices into `names` that change places where an image is mirrored.
+        skeleton: pairs of indices into `names` between which a line is drawn.
+    """
+
+    names: tuple[str, ...]
+    mirrored: tuple[tuple[int, int], ...] = ()
+    skeleton: tuple[tuple[int, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        _require("keypoints: the number of names", len(self.names), 1, _MOST_KEYPOINTS)
+        for name in self.names:
+            if not name.strip() or not name.isprintable():
+                raise MrcnnError(f"keypoints: a name must be a line of text (got {name!r})")
+        if len(set(self.names)) < len(self.names):
+            raise MrcnnError("keypoints: two points have the same name")
+        for what, pairs in (("mirrored", self.mirrored), ("skeleton", self.skeleton)):
+            for pair in pairs:
+                if not all(0 <= index < len(self.names) for index in pair) or pair[0] == pair[1]:
+                    raise MrcnnError(
+                        f"keypoints: {what} must hold pairs of 0…{len(self.names) - 1} (got {list(pair)})"
+                    )
+        turned = [index for pair in self.mirrored for index in pair]
+        if len(set(turned)) < len(turned):
+            raise MrcnnError("keypoints: mirrored has a point twice")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def mirror_order(self) -> tuple[int, ...]:
+        """For each point of a mirrored image, which point of the image it was."""
+        order = list(range(len(self.names)))
+        for first, second in self.mirrored:
+            order[first], order[second] = second, first
+        return tuple(order)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelDescription:
     """Everything that turns weights into a model and its output into named objects.
 
@@ -180,6 +226,7 @@ class ModelDescription:
         width: multiplier of the trunk's channels, for architectures that have one (MobileNet).
         norm: "batch" for trainable batch norm in the trunk, "frozen" for torchvision's FrozenBatchNorm2d.
         norm_eps: epsilon of the trunk's norm layers (torchvision's COCO_V1 weights use 0.0).
+        keypoints: of a Keypoint R-CNN, which points it finds; None for every other model.
     """
 
     architecture: str
@@ -193,6 +240,7 @@ class ModelDescription:
     proposals: ProposalRule = field(default_factory=ProposalRule)
     rois: RoiRule = field(default_factory=RoiRule)
     detections: DetectionRule = field(default_factory=DetectionRule)
+    keypoints: KeypointRule | None = None
 
     def __post_init__(self) -> None:
         if len(self.class_names) < 2 or self.class_names[0] != BACKGROUND:
@@ -208,6 +256,9 @@ class ModelDescription:
         _require("norm_eps", self.norm_eps, 0, 1)
         if self.norm not in ("batch", "frozen"):
             raise MrcnnError(f"norm must be 'batch' or 'frozen' (got {self.norm!r})")
+        if (self.detector == "keypointrcnn") != (self.keypoints is not None):
+            wanted = "must be named" if self.keypoints is None else "must be absent"
+            raise MrcnnError(f"keypoints {wanted} for the architecture {self.architecture!r}")
 
     @property
     def num_classes(self) -> int:
@@ -238,6 +289,11 @@ class ModelDescription:
             return None
         stride = self.rois.head_stride if self.architecture.endswith("_c4") else 1
         return 2 * math.ceil(self.rois.mask_size / stride)
+
+    @property
+    def heatmap_side(self) -> int:
+        """Side of the heatmaps that the key point branch gives, in cells."""
+        return 4 * self.rois.keypoint_size
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

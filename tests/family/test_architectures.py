@@ -32,7 +32,16 @@ def target(description: ModelDescription) -> dict[str, Tensor]:
     masks = torch.zeros(2, 96, 128, dtype=torch.uint8)
     masks[0, 10:50, 20:70] = masks[1, 40:90, 60:120] = 1
     boxes = torch.tensor([[20.0, 10, 70, 50], [60, 40, 120, 90]])
-    return {"boxes": boxes, "labels": torch.tensor([1, 2]), "masks": masks}
+    labels = torch.tensor([1, 2])
+    if description.keypoints is None:
+        return {"boxes": boxes, "labels": labels, "masks": masks}
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    points = torch.cat([centres, torch.full((2, 1), 2.0)], dim=1)
+    return {
+        "boxes": boxes,
+        "labels": labels,
+        "keypoints": points[:, None].repeat(1, len(description.keypoints), 1),
+    }
 
 
 def test_a_training_step(description: ModelDescription) -> None:
@@ -40,7 +49,8 @@ def test_a_training_step(description: ModelDescription) -> None:
     model = build_model(description).train()
     losses = model([torch.rand(3, 96, 128), torch.rand(3, 96, 128)], [target(description)] * 2)
     expected = {"loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg"}
-    assert losses.keys() == expected | ({"loss_mask"} if description.has_masks else set())
+    own = {"maskrcnn": {"loss_mask"}, "keypointrcnn": {"loss_keypoint"}}.get(description.detector, set())
+    assert losses.keys() == expected | own
     total = torch.stack(list(losses.values())).sum()
     assert torch.isfinite(total)
     torch.autograd.backward(total)
@@ -69,5 +79,8 @@ def test_it_is_exported_equal(description: ModelDescription, tmp_path: Path) -> 
     assert report["failures"] == []
     assert report["reference_detections"] > 5
     plugins = plugin_nodes(lower(graph))
-    assert sorted(plugins.values()) == ["MrcnnNMS"] * 2 + ["MrcnnRoIAlign"] * (1 + description.has_masks)
-    assert not [node for node in lower(graph).graph.node if node.domain == DOMAIN and node.name not in plugins]
+    heads = 1 if description.detector == "fasterrcnn" else 2
+    assert sorted(plugins.values()) == ["MrcnnNMS"] * 2 + ["MrcnnRoIAlign"] * heads
+    assert not [
+        node for node in lower(graph).graph.node if node.domain == DOMAIN and node.name not in plugins
+    ]
