@@ -158,5 +158,6 @@ def pixel_ratios(*, network_size: Size, image_size: Size) -> FloatArray:
 
     As in torchvision's `resize_boxes` and `resize_keypoints`; both sizes are (height, width).
     """
-    ratios: FloatArray = np.array(image_size, np.float32) / np.array(network_size, np.float32)
+    original, resized = np.array([image_size, network_size], np.float32)
+    ratios: FloatArray = np.divide(original, resized)
     return ratios[::-1]
