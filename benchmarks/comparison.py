@@ -227,6 +227,7 @@ def _relabelled(findings: Findings, labels: Sequence[int | None] | None) -> Find
         scores=findings.scores[kept],
         labels=np.array([new[index] for index in kept], np.int64),
         rles=None if findings.rles is None else tuple(findings.rles[index] for index in kept),
+        keypoints=None if findings.keypoints is None else findings.keypoints[kept],
     )
 
 
