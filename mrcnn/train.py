@@ -265,7 +265,7 @@ def _facts(args: argparse.Namespace) -> dict[str, Any]:
 
 def _summary(metrics: dict[str, Any], output: Path) -> str:
     parts = [f"{metrics['iteration']} iterations in {metrics['seconds']:.0f} s"]
-    for kind in ("box", "mask"):
+    for kind in ("box", "mask", "keypoint"):
         scores = metrics[kind]
         if scores is not None and scores["AP"] is not None:
             parts.append(f"{kind} AP {scores['AP']:.1f}")
