@@ -252,7 +252,7 @@ def test_where_there_is_no_keypoint_ap() -> None:
 
 def test_other_numbers_of_points_are_one_line() -> None:
     document = persons(person(1, BOX, keypoints=[1, 2, 2]))
-    with pytest.raises(MrcnnError, match="ground truth: annotation 1 has 3 numbers as keypoints, .* are 51"):
+    with pytest.raises(MrcnnError, match=r"ground truth: annotation 1 has 3 numbers as keypoints, .* are 51"):
         average_precision(document, [], description=PERSONS)
 
 
