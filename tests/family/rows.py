@@ -39,8 +39,14 @@ def checkpoint_of(description: ModelDescription, *, seed: int = 0) -> Checkpoint
 
 @torch.no_grad()
 def settle_norms(model: GeneralizedRCNN) -> None:
-    """Batch norm learns the statistics of noise: unnormalised, a hundred random layers end in infinity."""
+    """Batch norm learns the statistics of noise: unnormalised, a hundred random layers end in infinity.
+
+    Heatmaps get biases.
+    """
     model.train()
+    if model.roi_heads.keypoint_predictor is not None:
+        # torchvision begins with 0, which the tracer leaves out: trained ones are not 0.
+        torch.nn.init.normal_(model.roi_heads.keypoint_predictor.kps_score_lowres.bias)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = None  # the mean over all passes
