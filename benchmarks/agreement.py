@@ -31,6 +31,9 @@ class Tolerances:
         box_px: largest difference of a box coordinate, pixels of the original image.
         score: largest difference of a score.
         mask_iou_mean: least mean IoU of the masks of matched detections.
+        keypoint_px: largest distance of key points of matched detections, pixels of the original image, for
+            99 of 100. A key point is the largest pixel of a heatmap: where two are equal but for rounding,
+            either is right, so that single points may lie anywhere.
     """
 
     match_iou: float = 0.9
@@ -38,11 +41,12 @@ class Tolerances:
     box_px: float = 0.1
     score: float = 1e-3
     mask_iou_mean: float = 0.995
+    keypoint_px: float = 0.1
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            upper = float("inf") if field.name == "box_px" else 1.0
+            upper = float("inf") if field.name in ("box_px", "keypoint_px") else 1.0
             if not 0 <= value <= upper:
                 raise MrcnnError(f"tolerance {field.name} must be in 0…{upper:g} (got {value})")
 
@@ -65,6 +69,7 @@ class ImageAgreement:
     Attributes:
         box_px, score, mask_iou: per matched pair (P,): largest coordinate difference in pixels, score
             difference, IoU of the masks. `mask_iou` is None for models without masks.
+        keypoint_px: (P, K), the distance of each of their K key points in pixels; None for models without.
     """
 
     image: str
@@ -73,6 +78,7 @@ class ImageAgreement:
     box_px: Floats
     score: Floats
     mask_iou: Floats | None
+    keypoint_px: Floats | None
     unmatched: tuple[Unmatched, ...]
 
     @property
@@ -80,10 +86,11 @@ class ImageAgreement:
         return len(self.box_px)
 
     @property
-    def badness(self) -> tuple[float, float, float]:
-        """Larger is worse: unmatched detections first, then the worst mask, then the worst box."""
+    def badness(self) -> tuple[float, ...]:
+        """Larger is worse: unmatched detections first, then the worst mask, key point and box."""
         mask = 0.0 if self.mask_iou is None else 1 - self.mask_iou.min(initial=1)
-        return float(len(self.unmatched)), float(mask), float(self.box_px.max(initial=0))
+        point = 0.0 if self.keypoint_px is None else self.keypoint_px.max(initial=0)
+        return float(len(self.unmatched)), float(mask), float(point), float(self.box_px.max(initial=0))
 
     def figures(self) -> dict[str, Any]:
         """The numbers of this image, JSON-able."""
@@ -92,7 +99,7 @@ class ImageAgreement:
             "reference_detections": self.reference_detections,
             "exported_detections": self.exported_detections,
             "matched": self.matched,
-            **_pair_figures(self.box_px, self.score, self.mask_iou),
+            **_pair_figures(self.box_px, self.score, self.mask_iou, self.keypoint_px),
             "unmatched": [asdict(one) for one in self.unmatched],
         }
 
@@ -116,6 +123,7 @@ def compare(
         box_px=np.abs(boxes).max(axis=1),
         score=np.abs(scores),
         mask_iou=_mask_ious(reference, exported, pairs),
+        keypoint_px=_keypoint_distances(reference, exported, pairs),
         unmatched=_explain(reference, exported, pairs, rule=rule, tolerances=tolerances),
     )
 
@@ -130,6 +138,7 @@ def summarise(images: Sequence[ImageAgreement]) -> dict[str, Any]:
     matched = sum(one.matched for one in images)
     reasons = [lone.reason for one in images for lone in one.unmatched]
     mask_ious = [one.mask_iou for one in images if one.mask_iou is not None]
+    keypoints = [one.keypoint_px.ravel() for one in images if one.keypoint_px is not None]
     return {
         "images": len(images),
         "reference_detections": sum(one.reference_detections for one in images),
@@ -140,6 +149,7 @@ def summarise(images: Sequence[ImageAgreement]) -> dict[str, Any]:
             np.concatenate([np.empty(0), *(one.box_px for one in images)]),
             np.concatenate([np.empty(0), *(one.score for one in images)]),
             np.concatenate(mask_ious) if mask_ious else None,
+            np.concatenate(keypoints) if keypoints else None,
         ),
         # A wrong label leaves one detection alone on either side.
         "label_mismatches": reasons.count(OTHER_LABEL) // 2,
@@ -160,6 +170,7 @@ def failures(figures: dict[str, Any], tolerances: Tolerances) -> tuple[str, ...]
         ("box_px_max", "at most", tolerances.box_px),
         ("score_max", "at most", tolerances.score),
         ("mask_iou_mean", "at least", tolerances.mask_iou_mean),
+        ("keypoint_px_p99", "at most", tolerances.keypoint_px),
     )
     lines = []
     for name, bound, limit in limits:
@@ -169,14 +180,22 @@ def failures(figures: dict[str, Any], tolerances: Tolerances) -> tuple[str, ...]
     return tuple(lines)
 
 
-def _pair_figures(box_px: Floats, score: Floats, mask_iou: Floats | None) -> dict[str, float | None]:
+def _pair_figures(
+    box_px: Floats, score: Floats, mask_iou: Floats | None, keypoint_px: Floats | None
+) -> dict[str, float | None]:
     return {
         "box_px_max": _statistic(np.max, box_px),
-        "box_px_p99": _statistic(lambda values: np.percentile(values, 99), box_px),
+        "box_px_p99": _statistic(_percentile_99, box_px),
         "score_max": _statistic(np.max, score),
         "mask_iou_mean": _statistic(np.mean, mask_iou),
         "mask_iou_min": _statistic(np.min, mask_iou),
+        "keypoint_px_max": _statistic(np.max, keypoint_px),
+        "keypoint_px_p99": _statistic(_percentile_99, keypoint_px),
     }
+
+
+def _percentile_99(values: Floats) -> Any:
+    return np.percentile(values, 99)
 
 
 def _statistic(function: Callable[[Floats], Any], values: Floats | None) -> float | None:
@@ -195,6 +214,16 @@ def _mask_ious(reference: Findings, exported: Findings, pairs: Matching) -> Floa
         if coco_mask.area(a) or coco_mask.area(b):
             ious[row] = coco_mask.iou([a], [b], [0])[0, 0]
     return ious
+
+
+def _keypoint_distances(reference: Findings, exported: Findings, pairs: Matching) -> Floats | None:
+    """(P, K), in pixels."""
+    if reference.keypoints is None or exported.keypoints is None:
+        return None
+    apart = reference.keypoints[pairs.reference, :, :2].astype(np.float64)
+    apart -= exported.keypoints[pairs.candidate, :, :2]
+    distances: Floats = np.hypot(apart[..., 0], apart[..., 1])
+    return distances
 
 
 def _explain(

@@ -227,6 +227,7 @@ def _relabelled(findings: Findings, labels: Sequence[int | None] | None) -> Find
         scores=findings.scores[kept],
         labels=np.array([new[index] for index in kept], np.int64),
         rles=None if findings.rles is None else tuple(findings.rles[index] for index in kept),
+        keypoints=None if findings.keypoints is None else findings.keypoints[kept],
     )
 
 
@@ -243,7 +244,7 @@ def _entries(
     for contender, own_seconds in zip(bar, seconds, strict=True):
         box = mask = None
         if truth is not None:
-            scores = average_precision(truth, contender.results, masks=contender.model.description.has_masks)
+            scores = average_precision(truth, contender.results, description=contender.model.description)
             box, mask = _plain(scores.box), _plain(scores.mask)
         reference = entries[0] if entries else {"box": box, "mask": mask}
         both_masks = first.model.description.has_masks and contender.model.description.has_masks

@@ -52,6 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--max-box-px", _DEFAULTS.box_px, "PX", "largest difference of a box side, original pixels")
     add("--max-score", _DEFAULTS.score, "P", "largest difference of a score")
     add("--min-mask-iou", _DEFAULTS.mask_iou_mean, "IOU", "least mean IoU of matched masks")
+    add(
+        "--max-keypoint-px",
+        _DEFAULTS.keypoint_px,
+        "PX",
+        "largest distance of a key point, for 99 of 100 of them, original pixels",
+    )
     add("--match-iou", _DEFAULTS.match_iou, "IOU", "least box IoU at which two detections can be partners")
 
 
@@ -67,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
         box_px=args.max_box_px,
         score=args.max_score,
         mask_iou_mean=args.min_mask_iou,
+        keypoint_px=args.max_keypoint_px,
     )
     report = measure_parity(
         args.model,
@@ -210,6 +217,10 @@ def _rows(report: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     if report["mask_iou_mean"] is not None:
         yield "mask IoU, mean", _number(report["mask_iou_mean"], ".5f"), f">= {limits['mask_iou_mean']:g}"
         yield "mask IoU, worst", _number(report["mask_iou_min"], ".5f"), ""
+    if report["keypoint_px_max"] is not None:
+        limit = f"<= {limits['keypoint_px']:g} px"
+        yield "key point, largest", _number(report["keypoint_px_max"], ".2e", " px"), ""
+        yield "key point, 99th perc.", _number(report["keypoint_px_p99"], ".2e", " px"), limit
     yield "other label", str(report["label_mismatches"]), ""
     yield "parity AP, boxes", _number(report["parity_ap_box"], ".2f"), "100 = equal"
     if report["parity_ap_mask"] is not None:

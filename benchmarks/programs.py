@@ -155,7 +155,13 @@ def _reference_findings(predictor: "TorchPredictor", pixels: NDArray[np.uint8]) 
     rles = None
     if bitmaps is not None:
         rles = tuple(coco_mask.encode(np.asfortranarray(bitmap, np.uint8)) for bitmap in bitmaps)
-    return Findings(boxes=found["boxes"], scores=found["scores"], labels=found["labels"], rles=rles)
+    return Findings(
+        boxes=found["boxes"],
+        scores=found["scores"],
+        labels=found["labels"],
+        rles=rles,
+        keypoints=found.get("keypoints"),
+    )
 
 
 def file_to_bitmaps(predictor: "Runtime | TorchPredictor") -> Timed:

@@ -18,6 +18,7 @@ def cut(model: onnx.ModelProto, inputs: Sequence[str], outputs: Sequence[str]) -
 
     Values between the stages have fixed names: `normalised`, per level I `features.I`, `logits.I` and
     `deltas.I`, `proposals`, `num_proposals`, `box/rois`, `box/pooled`, `class_logits`, `box_deltas`, the
-    graph's outputs, `mask/rois`, `mask/pooled`, `mask_features`.
+    graph's outputs, `mask/rois`, `mask/pooled`, `mask_features`, `keypoint/rois`, `keypoint/pooled`,
+    `keypoint_heatmaps`.
     """
     return Extractor(model).extract_model(list(inputs), list(outputs))

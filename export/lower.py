@@ -68,16 +68,18 @@ def _casts_of_bytes(graph: onnx.GraphProto) -> Mapping[str, str]:
 
 
 def _untrim(node: NodeProto, graph: onnx.GraphProto) -> list[NodeProto]:
-    """Trimmed (B·K, M, M), count (B,) → (B, K, M, M), zero past each image's count."""
+    """Trimmed (B·K, …), count (B,) → (B, K, …), zero past each image's count."""
     trimmed, count = node.input
     rows = next(attribute.i for attribute in node.attribute if attribute.name == "rows")
     name = node.output[0]
-    (side,) = {dims[2] for dims in [_dims(graph, name)] if len(dims) == 4 and dims[2] == dims[3] > 0}
+    row = _dims(graph, name)[2:]
+    assert row, f"{name} is an output of the graph whose rows have a shape"
+    assert all(side > 0 for side in row), f"the shape of the rows of {name} is fixed"
     constants = {
-        "shape": np.array([-1, rows, side, side], np.int64),
+        "shape": np.array([-1, rows, *row], np.int64),
         "ramp": np.arange(rows, dtype=np.int32)[None],
         "column": np.array([1], np.int64),
-        "planes": np.array([2, 3], np.int64),
+        "row": np.arange(2, 2 + len(row), dtype=np.int64),
     }
     graph.initializer.extend(numpy_helper.from_array(v, f"{name}/{k}") for k, v in constants.items())
 
@@ -90,7 +92,7 @@ def _untrim(node: NodeProto, graph: onnx.GraphProto) -> list[NodeProto]:
         op("Unsqueeze", [count, f"{name}/column"], f"{name}/count"),
         op("Less", [f"{name}/ramp", f"{name}/count"], f"{name}/exists"),
         op("Cast", [f"{name}/exists"], f"{name}/one", to=TensorProto.FLOAT),
-        op("Unsqueeze", [f"{name}/one", f"{name}/planes"], f"{name}/mask"),
+        op("Unsqueeze", [f"{name}/one", f"{name}/row"], f"{name}/mask"),
         op("Mul", [f"{name}/all", f"{name}/mask"], name),
     ]
 

@@ -352,7 +352,7 @@ def trim_function() -> FunctionProto:
 
 
 def untrim(g: GraphBuilder, trimmed: str, count: str, *, rows: int, name: str) -> str:
-    """`MrcnnUntrim`: trimmed (B·K', M, M), count (B,) → (B, K, M, M), K = `rows`; zero past the count."""
+    """`MrcnnUntrim`: trimmed (B·K', …), count (B,) → (B, K, …), K = `rows`; zero past the count."""
     return g.ops("MrcnnUntrim", trimmed, count, names=[name], domain=DOMAIN, rows=rows)[0]
 
 
@@ -360,14 +360,17 @@ def untrim_function() -> FunctionProto:
     g = GraphBuilder()
     rows = g.op("Constant", value_int=attribute_reference("value_int", of="rows", kind=AttributeProto.INT))
     images = g.op("Shape", "count")
-    shape = g.op("Concat", images, [-1], g.op("Shape", "trimmed", start=1), axis=0)
-    split = g.op("Reshape", "trimmed", shape)
-    present = g.op("Shape", split, start=1, end=2)
-    missing = g.op("Sub", g.op("Reshape", rows, [1]), present)
-    pads = g.op("Concat", [0, 0, 0, 0, 0], missing, [0, 0], axis=0)
-    valid = valid_rows(g, "count", g.op("Squeeze", present))
-    masked = g.op("Mul", split, g.op("Unsqueeze", g.op("Cast", valid, to=1), [2, 3]))
-    g.op("Pad", masked, pads, name="untrimmed")
+    rows = g.op("Reshape", rows, [1])
+    # Whatever a row holds, it is one axis while rows are multiplied and added.
+    one_row = g.op("ReduceProd", g.op("Shape", "trimmed", start=1), keepdims=1)
+    flat = g.op("Reshape", "trimmed", g.op("Concat", images, [-1], one_row, axis=0))
+    present = g.op("Shape", flat, start=1, end=2)
+    missing = g.op("Sub", rows, present)
+    valid = g.op("Cast", valid_rows(g, "count", g.op("Squeeze", present)), to=1)
+    masked = g.op("Mul", flat, g.op("Unsqueeze", valid, [2]))
+    padded = g.op("Pad", masked, g.op("Concat", [0, 0, 0, 0], missing, [0], axis=0))
+    whole = g.op("Concat", images, rows, g.op("Shape", "trimmed", start=1), axis=0)
+    g.op("Reshape", padded, whole, name="untrimmed")
     return g.function("MrcnnUntrim", ["trimmed", "count"], ["untrimmed"], ["rows"])
 
 

@@ -228,6 +228,16 @@ def masks(
     )
 
 
+def keypoints(g: GraphBuilder, description: ModelDescription, *, heatmaps: str, count: str) -> str:
+    """Heatmaps (B·K', P, H, H) → `keypoints` (B, K, P, H, H), as `RoIHeads` has them before it decodes them.
+
+    Where a point lies follows from a resize to the size of its box, which is different for each: that is
+    left to the runtime.
+    """
+    rows = description.detections.detections_per_image
+    return ops.untrim(g, heatmaps, count, rows=rows, name="keypoints")
+
+
 def _decode(g: GraphBuilder, deltas: str, boxes: str, weights: Sequence[float]) -> str:
     """Deltas (…, 4) as (dx, dy, dw, dh) applied to boxes (…, 4) xyxy, as `BoxCoder.decode_single`."""
     corner, opposite = (g.op("Slice", boxes, [start], [start + 2], [-1]) for start in (0, 2))

@@ -17,9 +17,10 @@ from mrcnn.description import LARGEST_SIDE, Deployment, ModelDescription, check_
 from mrcnn.export import ops, stages
 from mrcnn.export.graph_builder import DOMAIN, IR_VERSION, OPSET, GraphBuilder
 from mrcnn.export.metadata import write_deployment
-from mrcnn.export.trace import BoxSegment, FeatureSegment, MaskSegment, trace
+from mrcnn.export.trace import BoxSegment, FeatureSegment, KeypointSegment, MaskSegment, trace
 from mrcnn.files import atomic_path
 from mrcnn.models.features import feature_maps, map_strides
+from mrcnn.runtime.outputs import expected_outputs
 
 # The network size that dynamic graphs are traced at; validation uses others.
 _TRACE_SIZE = (256, 320)
@@ -113,26 +114,9 @@ def build_graph(
         g, description, logits="class_logits", deltas="box_deltas", proposals=rois, count=roi_count
     )
     if description.has_masks:
-        rois = ops.trim(g, boxes, count, name="mask/rois")
-        pooled = pooling.pool(rois, description.rois.mask_size, name="mask/pooled")
-        _include(
-            g,
-            MaskSegment(model),
-            pooling.example(description.rois.mask_size),
-            ["mask_features"],
-            source=pooled,
-        )
-        last = model.roi_heads.mask_predictor.mask_fcn_logits
-        prefix = "roi_heads.mask_predictor.mask_fcn_logits"
-        stages.masks(
-            g,
-            description,
-            features="mask_features",
-            labels=labels,
-            count=count,
-            weight=g.parameter(f"{prefix}.weight", last.weight.detach().numpy()),
-            bias=g.parameter(f"{prefix}.bias", last.bias.detach().numpy()),
-        )
+        _mask_branch(g, model, description, pooling, boxes=boxes, labels=labels, count=count)
+    if description.keypoints is not None:
+        _keypoint_branch(g, model, description, pooling, boxes=boxes, count=count)
     deployment = Deployment(
         description=description,
         height=inputs.size[0] if inputs.size else None,
@@ -204,6 +188,49 @@ class _Pooling:
         )
 
 
+def _mask_branch(
+    g: GraphBuilder,
+    model: GeneralizedRCNN,
+    description: ModelDescription,
+    pooling: _Pooling,
+    *,
+    boxes: str,
+    labels: str,
+    count: str,
+) -> None:
+    size = description.rois.mask_size
+    rois = ops.trim(g, boxes, count, name="mask/rois")
+    pooled = pooling.pool(rois, size, name="mask/pooled")
+    _include(g, MaskSegment(model), pooling.example(size), ["mask_features"], source=pooled)
+    last = model.roi_heads.mask_predictor.mask_fcn_logits
+    prefix = "roi_heads.mask_predictor.mask_fcn_logits"
+    stages.masks(
+        g,
+        description,
+        features="mask_features",
+        labels=labels,
+        count=count,
+        weight=g.parameter(f"{prefix}.weight", last.weight.detach().numpy()),
+        bias=g.parameter(f"{prefix}.bias", last.bias.detach().numpy()),
+    )
+
+
+def _keypoint_branch(
+    g: GraphBuilder,
+    model: GeneralizedRCNN,
+    description: ModelDescription,
+    pooling: _Pooling,
+    *,
+    boxes: str,
+    count: str,
+) -> None:
+    size = description.rois.keypoint_size
+    rois = ops.trim(g, boxes, count, name="keypoint/rois")
+    pooled = pooling.pool(rois, size, name="keypoint/pooled")
+    _include(g, KeypointSegment(model), pooling.example(size), ["keypoint_heatmaps"], source=pooled)
+    stages.keypoints(g, description, heatmaps="keypoint_heatmaps", count=count)
+
+
 def _include(
     g: GraphBuilder,
     segment: nn.Module,
@@ -243,14 +270,9 @@ def _model_proto(
     pixel = TensorProto.UINT8 if deployment.input_dtype == "uint8" else TensorProto.FLOAT
     info = helper.make_tensor_value_info
     outputs = [
-        info("num_detections", TensorProto.INT32, [batch]),
-        info("boxes", TensorProto.FLOAT, [batch, rows, 4]),
-        info("scores", TensorProto.FLOAT, [batch, rows]),
-        info("labels", TensorProto.INT32, [batch, rows]),
+        info(name, helper.np_dtype_to_tensor_dtype(dtype), [batch, *shape[1:]])
+        for name, (dtype, shape) in expected_outputs(deployment, rows=1, slots=rows).items()
     ]
-    if deployment.mask_size is not None:
-        side = deployment.mask_size
-        outputs.append(info("masks", TensorProto.FLOAT, [batch, rows, side, side]))
     graph = helper.make_graph(
         g.nodes,
         deployment.description.architecture,

@@ -70,6 +70,22 @@ class MaskSegment(nn.Module):
         return masks
 
 
+class KeypointSegment(nn.Module):
+    """Pooled features (R, C, S, S) → heatmaps (R, P, 4S, 4S), the logit of each place for each point."""
+
+    def __init__(self, model: GeneralizedRCNN) -> None:
+        super().__init__()
+        heads = model.roi_heads
+        self.roi_heads = nn.ModuleDict(
+            {"keypoint_head": heads.keypoint_head, "keypoint_predictor": heads.keypoint_predictor}
+        )
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        features = self.roi_heads["keypoint_head"](pooled)
+        heatmaps: Tensor = self.roi_heads["keypoint_predictor"](features)
+        return heatmaps
+
+
 def trace(
     segment: nn.Module, example: Tensor, *, dynamic: Mapping[int, Any], outputs: Sequence[str]
 ) -> onnx.GraphProto:

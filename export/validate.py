@@ -21,6 +21,7 @@ from mrcnn.errors import MrcnnError
 from mrcnn.export.cut import cut, with_shapes
 from mrcnn.models.features import feature_maps
 from mrcnn.runtime.ort import import_onnxruntime
+from mrcnn.runtime.outputs import expected_outputs
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -106,14 +107,8 @@ def _run(model: bytes, inputs: Arrays) -> dict[str, np.ndarray]:
 
 def _check_names_and_shapes(outputs: Arrays, deployment: Deployment, *, batch: int) -> None:
     rows = deployment.description.detections.detections_per_image
-    expected: dict[str, tuple[int, ...]] = {
-        "num_detections": (batch,),
-        "boxes": (batch, rows, 4),
-        "scores": (batch, rows),
-        "labels": (batch, rows),
-    }
-    if deployment.mask_size is not None:
-        expected["masks"] = (batch, rows, deployment.mask_size, deployment.mask_size)
+    contract = expected_outputs(deployment, rows=batch, slots=rows)
+    expected = {name: shape for name, (_, shape) in contract.items()}
     if list(outputs) != list(expected):
         raise MrcnnError(
             f"export failed validation: the graph's outputs are named {', '.join(outputs)}, "
@@ -184,6 +179,13 @@ def reference_stages(
         probability = mask_logits[torch.arange(len(label)), label].sigmoid()
         masks = _padded(list(probability.split([len(d["boxes"]) for d in found])), limit)
         stages.append(Stage("masks", feature_arrays | detections, {"masks": masks}, _compare_dense))
+    if description.keypoints is not None:
+        pooled = heads.keypoint_roi_pool(features, [d["boxes"] for d in found], image_sizes)
+        heatmaps = heads.keypoint_predictor(heads.keypoint_head(pooled))
+        keypoints = _padded(list(heatmaps.split([len(d["boxes"]) for d in found])), limit)
+        stages.append(
+            Stage("key points", feature_arrays | detections, {"keypoints": keypoints}, _compare_dense)
+        )
     return stages
 
 

@@ -17,8 +17,14 @@ MOST_IMAGES = 16
 # bits falls to either side: detections near a threshold come and go. A broken engine matches next to nothing.
 _TOLERANCES = {
     "fp32": (),
-    "fp16": ("--min-matched", "0.9", "--max-box-px", "16", "--max-score", "0.2", "--min-mask-iou", "0.95"),
-    "int8": ("--min-matched", "0.7", "--max-box-px", "64", "--max-score", "0.5", "--min-mask-iou", "0.9"),
+    "fp16": (
+        *("--min-matched", "0.9", "--max-box-px", "16", "--max-score", "0.2", "--min-mask-iou", "0.95"),
+        *("--max-keypoint-px", "16"),
+    ),
+    "int8": (
+        *("--min-matched", "0.7", "--max-box-px", "64", "--max-score", "0.5", "--min-mask-iou", "0.9"),
+        *("--max-keypoint-px", "64"),
+    ),
 }
 _DRAWN = ((480, 640), (640, 480), (600, 600), (360, 960))
 

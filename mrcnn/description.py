@@ -19,6 +19,7 @@ METADATA_KEY = "mrcnn"  # under which an ONNX file holds its `Deployment`
 LARGEST_SIDE = 32 * 1024  # of an image in the network, in pixels
 _LARGEST_TOP_K = 3839  # TensorRT's TopK takes less than 3840
 _MOST_CLASSES = 10_000
+_MOST_KEYPOINTS = 1000
 _MOST_PIXELS = 2**25  # of a fixed input: 32 images of 800x1300
 
 
@@ -157,6 +158,7 @@ class RoiRule:
 
     box_size: int = 7
     mask_size: int = 14
+    keypoint_size: int = 14
     head_stride: int = 2
     mode: str = "avg"
     aligned: bool = False
@@ -167,6 +169,7 @@ class RoiRule:
     def __post_init__(self) -> None:
         _require("rois: box_size", self.box_size, 1, 64)
         _require("rois: mask_size", self.mask_size, 1, 64)
+        _require("rois: keypoint_size", self.keypoint_size, 1, 64)
         _require("rois: head_stride", self.head_stride, 1, 2)
         _require_one_of("rois: mode", self.mode, ("avg", "max", "pool"))
         if self.mode == "max" and self.sampling_ratio == 0:
@@ -194,6 +197,49 @@ class DetectionRule:
 
 
 @dataclass(frozen=True, kw_only=True)
+class KeypointRule:
+    """The points that are found on every object of a model with key points.
+
+    Attributes:
+        names: of the points, in the order of the network's heatmaps.
+        mirrored: pairs of indices into `names` that change places where an image is mirrored.
+        skeleton: pairs of indices into `names` between which a line is drawn.
+    """
+
+    names: tuple[str, ...]
+    mirrored: tuple[tuple[int, int], ...] = ()
+    skeleton: tuple[tuple[int, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        _require("keypoints: the number of names", len(self.names), 1, _MOST_KEYPOINTS)
+        for name in self.names:
+            if not name.strip() or not name.isprintable():
+                raise MrcnnError(f"keypoints: a name must be a line of text (got {name!r})")
+        if len(set(self.names)) < len(self.names):
+            raise MrcnnError("keypoints: two points have the same name")
+        for what, pairs in (("mirrored", self.mirrored), ("skeleton", self.skeleton)):
+            for pair in pairs:
+                if not all(0 <= index < len(self.names) for index in pair) or pair[0] == pair[1]:
+                    raise MrcnnError(
+                        f"keypoints: {what} must hold pairs of 0…{len(self.names) - 1} (got {list(pair)})"
+                    )
+        turned = [index for pair in self.mirrored for index in pair]
+        if len(set(turned)) < len(turned):
+            raise MrcnnError("keypoints: mirrored has a point twice")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def mirror_order(self) -> tuple[int, ...]:
+        """For each point of a mirrored image, which point of the image it was."""
+        order = list(range(len(self.names)))
+        for first, second in self.mirrored:
+            order[first], order[second] = second, first
+        return tuple(order)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelDescription:
     """Everything that turns weights into a model and its output into named objects.
 
@@ -205,6 +251,7 @@ class ModelDescription:
         norm_eps: epsilon of the trunk's norm layers (torchvision's COCO_V1 weights use 0.0).
         stride_in_1x1: a ResNet's stages begin with the stride in the first convolution of a block, as in the
             ResNets of Caffe, not in the second.
+        keypoints: of a Keypoint R-CNN, which points it finds; None for every other model.
     """
 
     architecture: str
@@ -219,6 +266,7 @@ class ModelDescription:
     proposals: ProposalRule = field(default_factory=ProposalRule)
     rois: RoiRule = field(default_factory=RoiRule)
     detections: DetectionRule = field(default_factory=DetectionRule)
+    keypoints: KeypointRule | None = None
 
     def __post_init__(self) -> None:
         if len(self.class_names) < 2 or self.class_names[0] != BACKGROUND:
@@ -235,6 +283,9 @@ class ModelDescription:
         _require_one_of("norm", self.norm, ("batch", "frozen"))
         if self.rois.mode != "avg" and (self.has_masks or len(self.anchors.sizes) > 1):
             raise MrcnnError(f"rois: mode {self.rois.mode!r} is for models with one map and no masks")
+        if (self.detector == "keypointrcnn") != (self.keypoints is not None):
+            wanted = "must be named" if self.keypoints is None else "must be absent"
+            raise MrcnnError(f"keypoints {wanted} for the architecture {self.architecture!r}")
 
     @property
     def num_classes(self) -> int:
@@ -265,6 +316,11 @@ class ModelDescription:
             return None
         stride = self.rois.head_stride if self.architecture.endswith("_c4") else 1
         return 2 * math.ceil(self.rois.mask_size / stride)
+
+    @property
+    def heatmap_side(self) -> int:
+        """Side of the heatmaps that the key point branch gives, in cells."""
+        return 4 * self.rois.keypoint_size
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

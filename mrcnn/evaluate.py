@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\
   mrcnn evaluate weights.pth --data instances.json --images photos/
+  mrcnn evaluate persons.onnx --data person_keypoints.json --images photos/
   mrcnn evaluate model.onnx --data instances.json --limit 100 --json result.json
   mrcnn evaluate benchmarks/demo/coins.pth --data coins
 """
@@ -43,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
         for line in (*model.assumptions, *assumptions):
             print(f"assumed: {line}", file=sys.stderr)
         results, seconds = detect(model.predictor, data, indices, category_ids)
-    evaluation = average_precision(data.ground_truth(indices), results, masks=model.description.has_masks)
+    evaluation = average_precision(data.ground_truth(indices), results, description=model.description)
     if args.json != "-":
         print(_table(evaluation))
         print(f"{len(indices)} images, {1000 * seconds / len(indices):.0f} ms per image")
@@ -64,7 +65,8 @@ def run(args: argparse.Namespace) -> int:
 def _table(evaluation: "Evaluation") -> str:
     columns = ("AP", "AP50", "AP75", "APs", "APm", "APl")
     lines = ["".join(f"{title:>7}" for title in ("", *columns))]
-    for kind, scores in (("box", evaluation.box), ("mask", evaluation.mask)):
+    rows = (("box", evaluation.box), ("mask", evaluation.mask), ("points", evaluation.keypoint))
+    for kind, scores in rows:
         if scores is not None:
             lines.append(f"{kind:>7}" + "".join(f"{_cell(scores, column):>7}" for column in columns))
     return "\n".join(lines)

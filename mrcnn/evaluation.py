@@ -1,4 +1,4 @@
-"""COCO average precision of boxes and masks, computed by pycocotools."""
+"""COCO average precision of boxes, masks and key points, computed by pycocotools."""
 
 import contextlib
 import io
@@ -14,8 +14,11 @@ from pycocotools.cocoeval import COCOeval
 from tqdm import tqdm
 
 from mrcnn.data.coco import encode_segmentation, read_document
+from mrcnn.data.keypoints import points_of
 from mrcnn.data.sample import DetectionDataset
+from mrcnn.description import ModelDescription
 from mrcnn.errors import MrcnnError
+from mrcnn.families import COCO_PERSON
 
 Json = dict[str, Any]
 
@@ -44,8 +47,10 @@ class AveragePrecision:
     """COCO's summary in points of 100. None where the ground truth has no object to measure it on.
 
     Attributes:
-        AP: mean over IoU thresholds 0.50, 0.55, … 0.95. AP50, AP75: at one threshold.
-        APs, APm, APl: of objects smaller than 32² pixels, up to 96², and larger.
+        AP: mean over IoU thresholds 0.50, 0.55, … 0.95. AP50, AP75: at one threshold. Of key points, over
+            thresholds of the object key point similarity (https://cocodataset.org/#keypoints-eval).
+        APs, APm, APl: of objects smaller than 32² pixels, up to 96², and larger. COCO gives none for the key
+            points of small ones.
     """
 
     AP: float | None
@@ -58,10 +63,16 @@ class AveragePrecision:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Average precision of boxes, and of masks where there are any."""
+    """Average precision of boxes, and of masks and key points where there are any."""
 
     box: AveragePrecision
     mask: AveragePrecision | None
+    keypoint: AveragePrecision | None = None
+
+    @property
+    def finest(self) -> AveragePrecision:
+        """That of masks or key points where there are any: they depend on the boxes, too."""
+        return self.mask or self.keypoint or self.box
 
 
 def evaluate_detections(
@@ -75,27 +86,42 @@ def evaluate_detections(
     Args:
         ground_truth: a COCO document or its path. All its images count, with detections or without.
         results: COCO results {"image_id", "category_id", "score", "bbox" [x, y, width, height], and for
-            masks "segmentation"}.
-        iou_types: "bbox", or "bbox" and "segm".
+            masks "segmentation", for key points "keypoints"}.
+        iou_types: "bbox", and "segm" or "keypoints". The latter are COCO's 17 of persons; an object of the
+            ground truth without them counts as one whose points are not known.
 
     Raises:
-        MrcnnError: the path holds no COCO document, or masks are asked for and it lacks some.
+        MrcnnError: the path holds no COCO document, masks are asked for and it lacks some, or key points and
+            an object has other ones.
     """
     if not isinstance(ground_truth, Mapping):
         ground_truth = read_document(Path(ground_truth))
     truth = _complete(ground_truth)
     summaries = {kind: _summarise(truth, results, kind) for kind in iou_types}
-    return Evaluation(box=summaries["bbox"], mask=summaries.get("segm"))
+    return Evaluation(box=summaries["bbox"], mask=summaries.get("segm"), keypoint=summaries.get("keypoints"))
 
 
-def average_precision(truth: Json, results: Sequence[Json], *, masks: bool) -> Evaluation:
-    """As `evaluate_detections`, of masks where the ground truth has some.
+def average_precision(truth: Json, results: Sequence[Json], *, description: ModelDescription) -> Evaluation:
+    """As `evaluate_detections`, of the masks or key points that model finds, where the ground truth has some.
 
     Args:
-        masks: whether the results have masks.
+        description: of the model that the results come from.
     """
-    has_masks = masks and any(annotation.get("segmentation") for annotation in truth["annotations"])
-    return evaluate_detections(truth, results, iou_types=("bbox", "segm") if has_masks else ("bbox",))
+    kinds = [kind for kind, key in found_kinds(description).items() if _any_has(truth, key)]
+    return evaluate_detections(truth, results, iou_types=("bbox", *kinds))
+
+
+def found_kinds(description: ModelDescription) -> dict[str, str]:
+    """What a model finds beside boxes that AP can be measured of: COCO's kind → key of an annotation.
+
+    For key points that are not COCO's 17 nobody knows how exact they have to be, and there is no AP.
+    """
+    kinds = {"segm": "segmentation"} if description.has_masks else {}
+    return kinds | ({"keypoints": "keypoints"} if description.keypoints == COCO_PERSON else {})
+
+
+def _any_has(truth: Mapping[str, Any], key: str) -> bool:
+    return any(annotation.get(key) for annotation in truth["annotations"])
 
 
 def map_labels(
@@ -178,8 +204,10 @@ def with_categories(results: Sequence[Json], category_ids: Sequence[int | None])
 def _summarise(truth: Json, results: Sequence[Json], kind: str) -> AveragePrecision:
     if kind == "segm" and not all(annotation.get("segmentation") for annotation in truth["annotations"]):
         raise MrcnnError("the ground truth has annotations without segmentation: mask AP needs them all")
-    # pycocotools takes an object's size from its mask only where there is no box.
-    measured = _box_records if kind == "bbox" else _mask_records
+    if kind == "keypoints":
+        truth = {**truth, "annotations": [_with_keypoints(annotation) for annotation in truth["annotations"]]}
+    # pycocotools takes an object's size from its mask or key points only where there is no box.
+    measured = {"bbox": _box_records, "segm": _mask_records, "keypoints": _keypoint_records}[kind]
     found = {**truth, "annotations": measured(results)}
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = COCOeval(_indexed(truth), _indexed(found), kind)
@@ -187,7 +215,10 @@ def _summarise(truth: Json, results: Sequence[Json], kind: str) -> AveragePrecis
         evaluation.accumulate()
         evaluation.summarize()
     # -1 stands for "no such object".
-    return AveragePrecision(*(None if value < 0 else 100 * float(value) for value in evaluation.stats[:6]))
+    figures = [None if value < 0 else 100 * float(value) for value in evaluation.stats[:6]]
+    if kind == "keypoints":  # of which there are none of small objects; what follows is recall
+        figures[3:] = [None, *figures[3:5]]
+    return AveragePrecision(*figures)
 
 
 def _complete(ground_truth: Mapping[str, Any]) -> Json:
@@ -232,6 +263,34 @@ def _mask_records(results: Sequence[Json]) -> list[Json]:
         }
         for number, result in enumerate(results, start=1)
     ]
+
+
+def _with_keypoints(annotation: Json) -> Json:
+    """An annotation of the ground truth with as many key points as pycocotools expects, and their number."""
+    if not annotation.get("keypoints"):
+        return {**annotation, "keypoints": [0] * 3 * len(COCO_PERSON), "num_keypoints": 0}
+    try:
+        points = points_of(annotation, COCO_PERSON)
+    except MrcnnError as error:
+        raise MrcnnError(f"the ground truth: annotation {annotation['id']} {error}") from error
+    return {"num_keypoints": int((points[:, 2] > 0).sum()), **annotation}
+
+
+def _keypoint_records(results: Sequence[Json]) -> list[Json]:
+    """With the area around the points, as pycocotools' `loadRes` computes it."""
+    return [
+        {
+            "id": number,
+            **{key: result[key] for key in ("image_id", "category_id", "score", "bbox", "keypoints")},
+            "area": _extent(result["keypoints"][0::3]) * _extent(result["keypoints"][1::3]),
+            "iscrowd": 0,
+        }
+        for number, result in enumerate(results, start=1)
+    ]
+
+
+def _extent(values: Sequence[float]) -> float:
+    return max(values) - min(values)
 
 
 def _indexed(document: Json) -> COCO:

@@ -21,20 +21,24 @@ class Findings:
         scores: float32 (N,), 0…1.
         labels: int (N,), 1-based as in torchvision.
         rles: N masks of the image's size in COCO's run-length encoding; None for a model without masks.
+        keypoints: float32 (N, P, 3), x, y and visibility of P points, in pixels of the original image; None
+            for a model without key points.
     """
 
     boxes: NDArray[np.float32]
     scores: NDArray[np.float32]
     labels: NDArray[np.integer[Any]]
     rles: tuple[dict[str, Any], ...] | None = None
+    keypoints: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         count = len(self.scores)
-        lengths = [len(self.boxes), len(self.labels)] + ([] if self.rles is None else [len(self.rles)])
+        parts = (self.boxes, self.labels, self.rles, self.keypoints)
+        lengths = [len(part) for part in parts if part is not None]
         if self.boxes.shape[1:] != (4,) or any(length != count for length in lengths):
             raise MrcnnError(
-                f"findings: boxes (N, 4), labels and masks must fit {count} scores "
-                f"(got {self.boxes.shape} boxes, {lengths[1:]} labels and masks)"
+                f"findings: boxes (N, 4), labels, masks and key points must fit {count} scores "
+                f"(got {self.boxes.shape} boxes, {lengths[1:]} labels, masks and key points)"
             )
 
     def __len__(self) -> int:
@@ -48,4 +52,5 @@ def findings_of(detections: "Detections") -> Findings:
         scores=detections.scores,
         labels=detections.labels,
         rles=None if detections.mask_probs is None else tuple(dict(rle) for rle in detections.rles),
+        keypoints=detections.keypoints,
     )

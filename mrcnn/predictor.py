@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
-from torchvision.models.detection.transform import resize_boxes
+from torchvision.models.detection.transform import resize_boxes, resize_keypoints
 
 from mrcnn.description import ModelDescription
 from mrcnn.models.features import feature_maps
@@ -48,6 +48,9 @@ class TorchPredictor:
         proposals, _ = self._model.rpn(images, features)
         (found,), _ = self._model.roi_heads(features, proposals, images.image_sizes)
         boxes = resize_boxes(found["boxes"], images.image_sizes[0], (height, width))
+        points: Tensor | None = None
+        if "keypoints" in found:
+            points = resize_keypoints(found["keypoints"], images.image_sizes[0], (height, width))
         return Detections(
             boxes=boxes.cpu().numpy(),
             scores=found["scores"].cpu().numpy(),
@@ -55,6 +58,9 @@ class TorchPredictor:
             class_names=self._description.class_names,
             image_size=(height, width),
             mask_probs=found["masks"][:, 0].cpu().numpy() if "masks" in found else None,
+            keypoints=None if points is None else points.cpu().numpy(),
+            keypoint_scores=None if points is None else found["keypoints_scores"].cpu().numpy(),
+            keypoint_rule=self._description.keypoints,
         )
 
     @torch.inference_mode()
@@ -78,6 +84,7 @@ def _settle_strides(model: GeneralizedRCNN, device: torch.device) -> None:
     side = 256
     features = feature_maps(model, torch.zeros(1, 3, side, side, device=device))
     box = torch.tensor([[0.0, 0.0, 8.0, 8.0]], device=device)
-    for pool in (model.roi_heads.box_roi_pool, model.roi_heads.mask_roi_pool):
+    heads = model.roi_heads
+    for pool in (heads.box_roi_pool, heads.mask_roi_pool, heads.keypoint_roi_pool):
         if pool is not None:
             pool(features, [box], [(side, side)])

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 EXAMPLES = """\
   mrcnn train --data shapes --iterations 500 --output out/shapes
   mrcnn train --data train.json --images photos/ --val val.json --epochs 24 --batch-size 8 --output out/mine
+  mrcnn train --data person_keypoints.json --architecture keypointrcnn_resnet50_fpn --output out/persons
   mrcnn train --data train.json --init weights.pth --lr 0.002 --epochs 12 --output out/tuned
   torchrun --nproc-per-node 4 -m mrcnn.cli train --data train.json --amp --epochs 24 --output out/big
   mrcnn train --data shapes --iterations 500 --output out/shapes --resume
@@ -124,8 +125,8 @@ def run(args: argparse.Namespace) -> int:
         raise MrcnnError(f"{args.output} holds a run already: add --resume, or choose another --output")
     with join_world(args.device) as world:
         start = _start(args)
-        data, validation = _datasets(args, masks=start.description.has_masks)
-        description = replace(start.description, class_names=data.class_names)
+        data, validation = _datasets(args, start.description)
+        description = replace(start.description, class_names=data.class_names, keypoints=data.keypoint_rule)
         torch.manual_seed(args.seed)
         model = build_model(description)
         if start.weights is not None:
@@ -187,8 +188,10 @@ def _start(args: argparse.Namespace) -> _Start:
     return _Start(description, weights)
 
 
-def _datasets(args: argparse.Namespace, *, masks: bool) -> "tuple[DetectionDataset, DetectionDataset | None]":
-    """The images to train on, and those to evaluate."""
+def _datasets(
+    args: argparse.Namespace, description: ModelDescription
+) -> "tuple[DetectionDataset, DetectionDataset | None]":
+    """The images to train that model on, and those to evaluate."""
     from mrcnn.data.source import open_dataset
     from mrcnn.data.synthetic import KINDS
 
@@ -196,7 +199,8 @@ def _datasets(args: argparse.Namespace, *, masks: bool) -> "tuple[DetectionDatas
         return open_dataset(
             source,
             images=images,
-            masks=masks,
+            masks=description.has_masks,
+            keypoints=description.keypoints is not None,
             split=split,
             length=length,
             size=args.synthetic_size,
@@ -210,6 +214,8 @@ def _datasets(args: argparse.Namespace, *, masks: bool) -> "tuple[DetectionDatas
     validation = open_split(source, args.val_images, "val", _SYNTHETIC_VALIDATION)
     if validation.class_names != data.class_names:
         raise MrcnnError(f"--data {args.data} and --val {source} have different categories")
+    if validation.keypoint_rule != data.keypoint_rule:
+        raise MrcnnError(f"--data {args.data} and --val {source} have different key points")
     return data, validation
 
 
@@ -259,7 +265,7 @@ def _facts(args: argparse.Namespace) -> dict[str, Any]:
 
 def _summary(metrics: dict[str, Any], output: Path) -> str:
     parts = [f"{metrics['iteration']} iterations in {metrics['seconds']:.0f} s"]
-    for kind in ("box", "mask"):
+    for kind in ("box", "mask", "keypoint"):
         scores = metrics[kind]
         if scores is not None and scores["AP"] is not None:
             parts.append(f"{kind} AP {scores['AP']:.1f}")

@@ -12,7 +12,7 @@ from mrcnn.description import METADATA_KEY, Deployment
 from mrcnn.errors import FORCE_ONNXRUNTIME_GPU, MissingRequirementError, MrcnnError
 from mrcnn.runtime.backend import CLOSED, Batch, Finished
 from mrcnn.runtime.ort import import_onnxruntime
-from mrcnn.runtime.outputs import keep_contract
+from mrcnn.runtime.outputs import expected_outputs, keep_contract
 from mrcnn.runtime.preprocess import make_batch
 from mrcnn.runtime.sizes import InputRange, graph_range
 
@@ -173,9 +173,7 @@ def _deployment(session: Any) -> Deployment:
     if text is None:
         raise MrcnnError("an ONNX model, but not one that `mrcnn export` wrote")
     deployment = Deployment.from_json(text)
-    outputs = {"num_detections", "boxes", "scores", "labels"}
-    if deployment.mask_size is not None:
-        outputs.add("masks")
+    outputs = set(expected_outputs(deployment, rows=1, slots=1))
     pixels = {"float32": "tensor(float)", "uint8": "tensor(uint8)"}.get(deployment.input_dtype)
     expected = {"images": (pixels, 4), "image_sizes": ("tensor(int32)", 2)}
     found = {value.name: (value.type, len(value.shape)) for value in session.get_inputs()}

@@ -23,7 +23,7 @@ EXAMPLES = """\
   mrcnn infer model.onnx photos/ --output found --score 0 --no-overlay --json | jq '.images | length'
 
 files in the output folder:
-  photo.jpg, clip.mp4   the input with masks, boxes and labels drawn over it
+  photo.jpg, clip.mp4   the input with masks or key points, boxes and labels drawn over it
   detections.json       a COCO results file: pycocotools reads it with COCO("images.json").loadRes(...)
   images.json           which image_id is which file (or frame of a video), and the categories
 """

@@ -9,6 +9,7 @@ import numpy as np
 
 from mrcnn.runtime.backend import Backend, Batch, Finished, Outputs, Pending
 from mrcnn.runtime.images import ImageLike, to_rgb
+from mrcnn.runtime.keypoints import decode_heatmaps
 from mrcnn.runtime.preprocess import rescale_boxes
 from mrcnn.runtime.result import Detections
 from mrcnn.runtime.sizes import Size, check_sides, network_sizes, serving
@@ -151,6 +152,12 @@ class Jobs:
         kept = row["scores"] >= self._min_score
         kept[row["num_detections"] :] = False
         deployment = self._backend.deployment
+        rule = deployment.description.keypoints
+        points = scores = None
+        if rule is not None:
+            points, scores = decode_heatmaps(
+                row["keypoints"][kept], row["boxes"][kept], network_size=picture.resized, image_size=size
+            )
         # Indexing with `kept` copies: what is returned does not keep the padded outputs alive.
         return Detections(
             boxes=rescale_boxes(row["boxes"][kept], network_size=picture.resized, image_size=size),
@@ -159,6 +166,9 @@ class Jobs:
             class_names=deployment.description.class_names,
             image_size=size,
             mask_probs=row["masks"][kept] if deployment.mask_size is not None else None,
+            keypoints=points,
+            keypoint_scores=scores,
+            keypoint_rule=rule,
         )
 
 

@@ -28,6 +28,10 @@ def expected_outputs(
     if deployment.mask_size is not None:
         side = deployment.mask_size
         expected["masks"] = (np.dtype(np.float32), (rows, slots, side, side))
+    keypoints = deployment.description.keypoints
+    if keypoints is not None:
+        side = deployment.description.heatmap_side
+        expected["keypoints"] = (np.dtype(np.float32), (rows, slots, len(keypoints), side, side))
     return expected
 
 

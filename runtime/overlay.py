@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mrcnn.errors import MrcnnError
 from mrcnn.runtime.images import ImageLike, to_rgb
+from mrcnn.runtime.masks import FloatArray
 from mrcnn.runtime.result import Detections
 
 if TYPE_CHECKING:
@@ -22,14 +23,25 @@ Color = tuple[int, int, int]
 _MASK_OPACITY = 0.45
 _GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 _SMALLEST_TEXT = 7
+# A heatmap's logit: less where a point is hidden or outside of the image. Detectron draws from 2, too.
+_LEAST_POINT = 2.0
+_OUTLINE: Color = (255, 255, 255)
 
 
-def draw(image: ImageLike, detections: Detections, *, min_score: float = 0.0, color: str = "bgr") -> Canvas:
-    """A copy of the image with masks, boxes and labels drawn over it.
+def draw(
+    image: ImageLike,
+    detections: Detections,
+    *,
+    min_score: float = 0.0,
+    min_point_score: float = _LEAST_POINT,
+    color: str = "bgr",
+) -> Canvas:
+    """A copy of the image with masks or key points, boxes and labels drawn over it.
 
     Args:
         image: the image that was given to `Runtime.infer`.
         min_score: detections below are left out.
+        min_point_score: of key points, logits; points below are left out, and lines to them.
         color: channel order of `image`, where it is an array, and of the result: "bgr" or "rgb".
 
     Returns:
@@ -48,8 +60,7 @@ def draw(image: ImageLike, detections: Detections, *, min_score: float = 0.0, co
     # Scores fall along the list: drawn from the end, the surest come to lie on top.
     shown = [i for i in reversed(range(len(detections))) if detections.scores[i] >= min_score]
     # OpenCV takes 32-bit numbers; whatever lies this far outside is not to be seen.
-    reach = (width, height, width, height)
-    shown_boxes = np.clip(detections.boxes, np.negative(reach) - 99, np.multiply(reach, 2) + 99)
+    shown_boxes = _within_reach(detections.boxes.reshape(-1, 2, 2), width, height).reshape(-1, 4)
     thickness = max(1, round(math.sqrt(height * width) / 500))
     if detections.mask_probs is not None:
         for index in shown:
@@ -57,6 +68,10 @@ def draw(image: ImageLike, detections: Detections, *, min_score: float = 0.0, co
     for index in shown:
         x1, y1, x2, y2 = (round(side) for side in shown_boxes[index].tolist())
         cv2.rectangle(canvas, (x1, y1), (x2, y2), instance_color(index), thickness)
+    if detections.keypoints is not None:
+        points = _within_reach(detections.keypoints[..., :2], width, height)
+        for index in shown:
+            _draw_points(canvas, detections, index, points[index], thickness, min_point_score)
     for index in shown:
         _draw_label(canvas, detections, index)
     if color == "bgr":
@@ -79,6 +94,36 @@ def _draw_mask(canvas: Canvas, detections: Detections, index: int, thickness: in
     region[crop] = region[crop] * (1 - _MASK_OPACITY) + tint
     outlines = detections.polygons[index]
     cv2.drawContours(canvas, outlines, -1, instance_color(index), thickness, cv2.LINE_AA)
+
+
+def _within_reach(points: FloatArray, width: int, height: int) -> FloatArray:
+    """Points (…, 2) x, y, moved to the image's surroundings where they are far outside."""
+    size = np.array([width, height])
+    reached: FloatArray = np.clip(points, -size - 99, 2 * size + 99)
+    return reached
+
+
+def _draw_points(
+    canvas: Canvas,
+    detections: Detections,
+    index: int,
+    points: FloatArray,
+    thickness: int,
+    min_point_score: float,
+) -> None:
+    """The skeleton between those of one detection's points (P, 2) that are sure enough."""
+    rule, scores = detections.keypoint_rule, detections.keypoint_scores
+    assert rule is not None
+    assert scores is not None
+    sure = scores[index] >= min_point_score
+    places = [(round(x), round(y)) for x, y in points.tolist()]
+    for first, second in rule.skeleton:
+        if sure[first] and sure[second]:
+            line = (places[first], places[second], instance_color(index), 2 * thickness, cv2.LINE_AA)
+            cv2.line(canvas, *line)
+    for place in (place for place, shown in zip(places, sure, strict=True) if shown):
+        cv2.circle(canvas, place, 2 * thickness + 1, _OUTLINE, -1, cv2.LINE_AA)
+        cv2.circle(canvas, place, 2 * thickness, instance_color(index), -1, cv2.LINE_AA)
 
 
 def _draw_label(canvas: Canvas, detections: Detections, index: int) -> None:

@@ -147,8 +147,17 @@ def _blend(
 def rescale_boxes(boxes: FloatArray, *, network_size: Size, image_size: Size) -> FloatArray:
     """Boxes (n, 4) xyxy from pixels of the resized image to pixels of the original one.
 
-    The float32 ratios are those of torchvision's `resize_boxes`; both sizes are (height, width).
+    Both sizes are (height, width).
     """
-    ratio_height, ratio_width = np.array(image_size, np.float32) / np.array(network_size, np.float32)
-    ratios = np.array([ratio_width, ratio_height] * 2, np.float32)
+    ratios = np.tile(pixel_ratios(network_size=network_size, image_size=image_size), 2)
     return (boxes * ratios).astype(np.float32, copy=False)
+
+
+def pixel_ratios(*, network_size: Size, image_size: Size) -> FloatArray:
+    """Pixels of the original image per pixel of the resized one, (2,) float32: along x, along y.
+
+    As in torchvision's `resize_boxes` and `resize_keypoints`; both sizes are (height, width).
+    """
+    original, resized = np.array([image_size, network_size], np.float32)
+    ratios: FloatArray = np.divide(original, resized)
+    return ratios[::-1]

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from mrcnn.description import KeypointRule
 from mrcnn.errors import MrcnnError, missing_package
 from mrcnn.runtime.masks import BoolArray, CocoRle, FloatArray, RunLengths, paste_masks
 
@@ -28,6 +29,10 @@ class Detections:
         class_names: name of each label, the background's first.
         image_size: (height, width) of the original image in pixels.
         mask_probs: (n, M, M) float32, probability of the object inside its box; None without masks.
+        keypoints: (n, P, 3) float32, x, y in pixels of the original image and the visibility, 1, of P points.
+            This and the next two are None without key points.
+        keypoint_scores: (n, P) float32, the heatmaps' values there: logits, without bounds.
+        keypoint_rule: the names of the points, and the lines between them.
 
     Raises:
         MrcnnError: types or shapes disagree, a value is not finite, or a label has no name.
@@ -39,6 +44,9 @@ class Detections:
     class_names: tuple[str, ...]
     image_size: tuple[int, int]
     mask_probs: FloatArray | None = None
+    keypoints: FloatArray | None = None
+    keypoint_scores: FloatArray | None = None
+    keypoint_rule: KeypointRule | None = None
 
     def __post_init__(self) -> None:
         self._convert()
@@ -50,6 +58,7 @@ class Detections:
         }
         if self.mask_probs is not None:
             arrays["mask_probs"] = (self.mask_probs, (count, *self.mask_probs.shape[-1:] * 2))
+        arrays |= self._keypoint_arrays()
         for name, (array, shape) in arrays.items():
             if array.shape != shape:
                 raise MrcnnError(f"detections: {name} must have shape {shape} (got {array.shape})")
@@ -61,11 +70,22 @@ class Detections:
                 f"(got {self.labels.min()}…{self.labels.max()})"
             )
 
+    def _keypoint_arrays(self) -> dict[str, tuple[NDArray[Any], tuple[int, ...]]]:
+        """The arrays of the key points with the shapes that they must have."""
+        points, scores, rule = self.keypoints, self.keypoint_scores, self.keypoint_rule
+        if points is None and scores is None and rule is None:
+            return {}
+        if points is None or scores is None or rule is None:
+            raise MrcnnError("detections: keypoints, keypoint_scores and keypoint_rule come together")
+        shape = (len(self.boxes), len(rule))
+        return {"keypoints": (points, (*shape, 3)), "keypoint_scores": (scores, shape)}
+
     def _convert(self) -> None:
         """Lists become arrays, and each array gets its documented type."""
-        for name in ("boxes", "scores", "labels", "mask_probs"):
+        optional = ("mask_probs", "keypoints", "keypoint_scores")
+        for name in ("boxes", "scores", "labels", *optional):
             value = getattr(self, name)
-            if value is None and name == "mask_probs":
+            if value is None and name in optional:
                 continue
             try:
                 array = np.asarray(value)
@@ -97,7 +117,11 @@ class Detections:
             boxes=self.boxes[index],
             scores=self.scores[index],
             labels=self.labels[index],
-            mask_probs=None if self.mask_probs is None else self.mask_probs[index],
+            **{
+                name: value[index]
+                for name in ("mask_probs", "keypoints", "keypoint_scores")
+                if (value := getattr(self, name)) is not None
+            },
         )
 
     def __iter__(self) -> Iterator["Detections"]:
@@ -172,7 +196,7 @@ class Detections:
 
         Returns:
             per detection `image_id`, `category_id`, `bbox` (x, y, width, height in pixels), `score`, and
-            with masks `segmentation` (RLE).
+            with masks `segmentation` (RLE), with key points `keypoints` (x, y, visibility of each in turn).
 
         Raises:
             MrcnnError: a label is missing in `category_ids`.
@@ -193,6 +217,9 @@ class Detections:
         if self.mask_probs is not None:
             for result, rle in zip(results, self.rles, strict=True):
                 result["segmentation"] = rle
+        if self.keypoints is not None:
+            for result, points in zip(results, self.keypoints.reshape(len(self), -1).tolist(), strict=True):
+                result["keypoints"] = points
         return results
 
     def to_supervision(self) -> Any:

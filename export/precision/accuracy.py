@@ -155,9 +155,11 @@ class Judge:
         dataset = self._images.dataset
         if dataset is None:
             return None, None
-        from mrcnn.evaluation import average_precision
+        from mrcnn.evaluation import evaluate_detections
 
         truth = dataset.ground_truth([self._images.indices[place] for place in places])
-        masks = self.has_masks and all(a.get("segmentation") for a in truth["annotations"])
-        evaluation = average_precision(truth, results, masks=masks)
+        segmented = [bool(annotation.get("segmentation")) for annotation in truth["annotations"]]
+        masks = self.has_masks and any(segmented) and all(segmented)
+        kinds = ("bbox", "segm") if masks else ("bbox",)
+        evaluation = evaluate_detections(truth, results, iou_types=kinds)
         return evaluation.box.AP, None if evaluation.mask is None else evaluation.mask.AP

@@ -15,9 +15,9 @@ _LARGEST = 1e12
 
 
 def check_annotation(annotation: Mapping[str, Any], *, height: int, width: int) -> None:
-    """Checks box, area, crowd flag and segmentation of one annotation of an image of that size.
+    """Checks box, area, crowd flag, key points and segmentation of one annotation of an image of that size.
 
-    Area, crowd flag and segmentation may be absent; so may the content of the segmentation (`[]`, None).
+    All but the box may be absent; so may the content of the segmentation (`[]`, None).
 
     Raises:
         MrcnnError: something is wrong; the line lacks the file and the annotation.
@@ -32,6 +32,8 @@ def check_annotation(annotation: Mapping[str, Any], *, height: int, width: int) 
         raise MrcnnError(f"has an area that is no number of pixels: {_shown(area)}")
     if type(crowd) is not int or crowd not in (0, 1):
         raise MrcnnError(f"has an iscrowd that is neither 0 nor 1: {_shown(crowd)}")
+    if "keypoints" in annotation:
+        _check_keypoints(annotation["keypoints"])
     segmentation = annotation.get("segmentation")
     if segmentation in (None, []):
         return
@@ -42,6 +44,13 @@ def check_annotation(annotation: Mapping[str, Any], *, height: int, width: int) 
         _check_run_lengths(segmentation, height, width)
     else:
         raise MrcnnError(f"has a segmentation that is neither polygons nor an RLE: {_shown(segmentation)}")
+
+
+def _check_keypoints(numbers: Any) -> None:
+    if not isinstance(numbers, list) or not all(map(_is_number, numbers)) or len(numbers) % 3:
+        raise MrcnnError(f"has keypoints that are no list of numbers x1, y1, v1, x2, …: {_shown(numbers)}")
+    if not set(numbers[2::3]) <= {0, 1, 2}:
+        raise MrcnnError(f"has keypoints whose visibility is not 0, 1 or 2: {_shown(numbers[2::3])}")
 
 
 def _check_polygon(polygon: Any, height: int, width: int) -> None:

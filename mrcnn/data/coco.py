@@ -15,8 +15,9 @@ import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
 from mrcnn.data.annotations import check_annotation
+from mrcnn.data.keypoints import points_of, rule_of
 from mrcnn.data.sample import DetectionDataset, Sample
-from mrcnn.description import BACKGROUND
+from mrcnn.description import BACKGROUND, KeypointRule
 from mrcnn.errors import MrcnnError
 from mrcnn.files import read_regular
 from mrcnn.runtime.images import MAX_PIXELS, read_image
@@ -40,12 +41,21 @@ class CocoDataset(DetectionDataset):
         path: the JSON document.
         images: the folder of the images; by default `images/` beside the document, or else its own folder.
         masks: whether `sample` gives masks. Every annotation then needs a segmentation.
+        keypoints: whether `sample` gives key points, those that the categories list, or COCO's 17 of persons.
+            Every object then needs them.
 
     Raises:
         MrcnnError: a file is missing, is no such document, or contradicts itself.
     """
 
-    def __init__(self, path: Path | str, *, images: Path | str | None = None, masks: bool = True) -> None:
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        images: Path | str | None = None,
+        masks: bool = True,
+        keypoints: bool = False,
+    ) -> None:
         self._path = Path(path)
         document = read_document(self._path)
         categories = sorted(document["categories"], key=lambda category: category["id"])
@@ -58,6 +68,8 @@ class CocoDataset(DetectionDataset):
         self._annotations: dict[int, list[Json]] = defaultdict(list)
         for annotation in document["annotations"]:
             self._annotations[annotation["image_id"]].append(annotation)
+        if keypoints:
+            self.keypoint_rule = self._checked_keypoints()
         self._folder = self._find_folder(images)
 
     def __len__(self) -> int:
@@ -82,7 +94,8 @@ class CocoDataset(DetectionDataset):
     def sample(self, index: int) -> Sample:
         pixels, record = self.image(index), self._images[index]
         height, width = pixels.shape[:2]
-        boxes, labels, masks = [], [], []
+        boxes, labels, masks, points = [], [], [], []
+        rule = self.keypoint_rule
         for annotation in self._objects(record["id"]):
             box = _clipped_box(annotation, height, width)
             if box is None:
@@ -92,6 +105,8 @@ class CocoDataset(DetectionDataset):
                 if not mask.any():
                     continue
                 masks.append(mask)
+            if rule is not None:
+                points.append(points_of(annotation, rule))
             boxes.append(box)
             labels.append(self._labels[annotation["category_id"]])
         return Sample(
@@ -100,6 +115,8 @@ class CocoDataset(DetectionDataset):
             labels=np.array(labels, np.int64),
             masks=np.array(masks, bool).reshape(-1, height, width) if self._masks else None,
             image_id=record["id"],
+            keypoints=None if rule is None else np.array(points, np.float32).reshape(-1, len(rule), 3),
+            keypoint_rule=rule,
         )
 
     def training_indices(self) -> list[int]:
@@ -119,6 +136,19 @@ class CocoDataset(DetectionDataset):
 
     def _objects(self, image_id: int) -> list[Json]:
         return [a for a in self._annotations.get(image_id, ()) if not a.get("iscrowd", 0)]
+
+    def _checked_keypoints(self) -> KeypointRule:
+        """The points that every object was found to have."""
+        try:
+            rule = rule_of(self._categories)
+        except MrcnnError as error:
+            raise MrcnnError(f"{self._path}: {error}") from error
+        for annotation in (a for image in self._images for a in self._objects(image["id"])):
+            try:
+                points_of(annotation, rule)
+            except MrcnnError as error:
+                raise MrcnnError(f"{self._path}: annotation {annotation['id']} {error}") from error
+        return rule
 
     def _mask(self, annotation: Json, height: int, width: int) -> npt.NDArray[np.bool_]:
         if not annotation.get("segmentation"):

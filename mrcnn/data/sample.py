@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from mrcnn.description import KeypointRule
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -24,6 +26,9 @@ class Sample:
         labels: (N,) int64, 1…number of classes.
         masks: (N, H, W) bool, or None where only boxes are known.
         image_id: the image's id in the COCO document.
+        keypoints: (N, P, 3) float32: x, y in pixels, and the visibility (0 unknown, 1 hidden, 2 visible) of P
+            points; None where only boxes are known.
+        keypoint_rule: which points these are.
     """
 
     image: npt.NDArray[np.uint8]
@@ -31,6 +36,8 @@ class Sample:
     labels: npt.NDArray[np.int64]
     masks: npt.NDArray[np.bool_] | None
     image_id: int
+    keypoints: npt.NDArray[np.float32] | None = None
+    keypoint_rule: KeypointRule | None = None
 
     def mirrored(self) -> "Sample":
         """The same sample, left and right exchanged."""
@@ -42,7 +49,18 @@ class Sample:
             labels=self.labels,
             masks=None if self.masks is None else self.masks[:, :, ::-1],
             image_id=self.image_id,
+            keypoints=self._mirrored_keypoints(),
+            keypoint_rule=self.keypoint_rule,
         )
+
+    def _mirrored_keypoints(self) -> npt.NDArray[np.float32] | None:
+        """As in torchvision's reference training: a left hand becomes a right one, unknown points are 0."""
+        if self.keypoints is None or self.keypoint_rule is None:
+            return None
+        points = self.keypoints[:, list(self.keypoint_rule.mirror_order)]
+        points[..., 0] = self.image.shape[1] - points[..., 0]
+        points[points[..., 2] == 0] = 0
+        return points
 
     def tensors(self) -> "tuple[Tensor, Target]":
         """What torchvision's detection models take: image (3, H, W) float32 in 0…1, and the target."""
@@ -56,19 +74,23 @@ class Sample:
         }
         if self.masks is not None:
             target["masks"] = torch.from_numpy(np.ascontiguousarray(self.masks, dtype=np.uint8))
+        if self.keypoints is not None:
+            target["keypoints"] = torch.from_numpy(self.keypoints)
         return image, target
 
 
 class DetectionDataset(ABC):
-    """Images with boxes, labels and masks, by index.
+    """Images with boxes, labels, and masks or key points, by index.
 
     Attributes:
         class_names: the name of each label; index 0 is the background.
         category_ids: the COCO category id of each label; index 0 has no meaning.
+        keypoint_rule: which key points `sample` gives; None for none.
     """
 
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
+    keypoint_rule: KeypointRule | None = None
 
     @abstractmethod
     def __len__(self) -> int: ...

@@ -15,6 +15,7 @@ def open_dataset(
     *,
     images: str | None = None,
     masks: bool = True,
+    keypoints: bool = False,
     split: str = "train",
     length: int = 1000,
     size: tuple[int, int] = (256, 320),
@@ -23,7 +24,7 @@ def open_dataset(
     """The dataset that `source` names: "coins" or "shapes" (synthetic), or the path of a COCO document.
 
     Args:
-        images, masks: for a COCO document, see `CocoDataset`.
+        images, masks, keypoints: for a COCO document, see `CocoDataset`. Synthetic data have no key points.
         split, length, size, seed: for a synthetic dataset, see `SyntheticDataset`.
 
     Raises:
@@ -32,10 +33,12 @@ def open_dataset(
     if source in KINDS:
         if images is not None:
             raise MrcnnError(f"--images {images} has no meaning for the synthetic data {source!r}")
+        if keypoints:
+            raise MrcnnError(f"the synthetic data {source!r} have no key points: give a COCO document")
         return SyntheticDataset(source, length=length, size=size, split=split, seed=seed)
     if not os.path.exists(source):  # noqa: PTH110 - Path.exists raises for a name of 300 characters
         raise MrcnnError(f"--data {source}: neither a file nor one of {', '.join(KINDS)}")
-    return CocoDataset(source, images=images, masks=masks)
+    return CocoDataset(source, images=images, masks=masks, keypoints=keypoints)
 
 
 def open_for_evaluation(

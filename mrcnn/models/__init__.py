@@ -24,6 +24,7 @@ _builders: dict[str, Builder] = {
     **{f"{detector}_resnet50_fpn_v2": resnet_fpn_v2 for detector in _DETECTORS},
     **{f"{d}_{trunk}_c4": resnet_c4 for d in _DETECTORS for trunk in ("resnet50", "resnet101")},
     **{f"{detector}_mobilenet_v2": mobilenet_v2_single for detector in _DETECTORS},
+    **{f"keypointrcnn_{trunk}_fpn": resnet_fpn for trunk in ("resnet50", "resnet101")},
     "maskrcnn_mobilenet_v2_fpn": maskrcnn_mobilenet_v2_fpn,
     "fasterrcnn_vgg16": vgg16_single,
 }

@@ -89,4 +89,7 @@ def rcnn_arguments(description: ModelDescription, levels: Levels) -> dict[str, A
     }
     if description.has_masks:
         arguments["mask_roi_pool"] = roi_pool(description, levels, description.rois.mask_size)
+    if description.keypoints is not None:
+        arguments["keypoint_roi_pool"] = roi_pool(description, levels, description.rois.keypoint_size)
+        arguments["num_keypoints"] = len(description.keypoints)
     return arguments

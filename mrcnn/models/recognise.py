@@ -9,15 +9,16 @@ from typing import Any
 
 from torch import Tensor
 
-from mrcnn.description import BACKGROUND, ModelDescription
+from mrcnn.description import BACKGROUND, KeypointRule, ModelDescription
 from mrcnn.errors import MrcnnError
-from mrcnn.families import describe
+from mrcnn.families import COCO_PERSON, describe
 
 Weights = Mapping[str, Tensor]
 
 _CLS_SCORE = "roi_heads.box_predictor.cls_score.weight"
 _BBOX_PRED = "roi_heads.box_predictor.bbox_pred.weight"
 _FC6 = "roi_heads.box_head.fc6.weight"
+_HEATMAPS = "roi_heads.keypoint_predictor.kps_score_lowres.weight"
 
 # In a C4 model the last stage is the head.
 _BLOCK = re.compile(r"(?:backbone\.body|roi_heads\.box_head)\.layer([1-4])\.(\d+)\.")
@@ -31,7 +32,7 @@ _RESNETS: Mapping[tuple[tuple[int, ...], tuple[int, ...]], str] = {
 
 
 def recognise(state_dict: Weights) -> tuple[ModelDescription, tuple[str, ...]]:
-    """The description of a torchvision Mask R-CNN or Faster R-CNN, and what had to be assumed.
+    """The description of a torchvision Faster, Mask or Keypoint R-CNN, and what had to be assumed.
 
     A state dict holds no thresholds, image sizes, class names or epsilons; the defaults of torchvision, and
     those of `mrcnn.families`, are taken, and each such guess that can matter is returned as one line.
@@ -52,21 +53,27 @@ def recognise(state_dict: Weights) -> tuple[ModelDescription, tuple[str, ...]]:
     if num_classes < 2:
         raise MrcnnError(f"the box head has {num_classes} class, but background and one class are the least")
     trunk = _trunk(state_dict)
-    architecture = f"{_detector(state_dict)}_{trunk}{_neck(state_dict, trunk)}"
+    detector = _detector(state_dict)
+    architecture = f"{detector}_{trunk}{_neck(state_dict, trunk)}"
     norm, norm_eps, assumptions = _norm(state_dict, trunk)
-    class_names, named = _class_names(num_classes)
+    fields = _shapes(state_dict, trunk)
     assumptions.append("image size, thresholds and anchors: torchvision's defaults")
+    if detector == "keypointrcnn":
+        fields["keypoints"], named = _keypoints(state_dict)
+        assumptions.append(named)
+    class_names, named = _class_names(num_classes, of_persons=fields.get("keypoints") == COCO_PERSON)
     assumptions.append(named)
-    description = describe(
-        architecture, class_names, norm=norm, norm_eps=norm_eps, **_shapes(state_dict, trunk)
-    )
+    description = describe(architecture, class_names, norm=norm, norm_eps=norm_eps, **fields)
     return _with_pooling(description, state_dict), tuple(assumptions)
 
 
 def _detector(state_dict: Weights) -> str:
-    if any(key.startswith("roi_heads.keypoint_") for key in state_dict):
-        raise MrcnnError("Keypoint R-CNN checkpoints are not supported yet")
-    return "maskrcnn" if any(key.startswith("roi_heads.mask_") for key in state_dict) else "fasterrcnn"
+    masks, points = (
+        any(key.startswith(f"roi_heads.{kind}_") for key in state_dict) for kind in ("mask", "keypoint")
+    )
+    if masks and points:
+        raise MrcnnError("models with both masks and key points are not supported")
+    return "maskrcnn" if masks else "keypointrcnn" if points else "fasterrcnn"
 
 
 def _neck(state_dict: Weights, trunk: str) -> str:
@@ -151,7 +158,18 @@ def _norm(state_dict: Weights, trunk: str) -> tuple[str, float, list[str]]:
     )
 
 
-def _class_names(num_classes: int) -> tuple[tuple[str, ...], str]:
+def _keypoints(state_dict: Weights) -> tuple[KeypointRule, str]:
+    shape = _shape(state_dict, _HEATMAPS)
+    count = shape[1] if len(shape) == 4 else 0
+    if count == len(COCO_PERSON):
+        return COCO_PERSON, f"key points: those of COCO's persons, since there are {count}"
+    names = tuple(f"point_{number}" for number in range(1, count + 1))
+    return KeypointRule(names=names), "key points: numbers only, without left and right, and no skeleton"
+
+
+def _class_names(num_classes: int, *, of_persons: bool) -> tuple[tuple[str, ...], str]:
+    if num_classes == 2 and of_persons:
+        return (BACKGROUND, "person"), "class name: person, since there are 2 classes and 17 key points"
     names = coco_names()
     if num_classes == len(names):
         return names, "class names: COCO's, since there are 91 classes"

@@ -17,7 +17,7 @@ from mrcnn.checkpoint import save_checkpoint
 from mrcnn.data.sample import DetectionDataset
 from mrcnn.description import ModelDescription
 from mrcnn.errors import MrcnnError
-from mrcnn.evaluation import Evaluation, detect, evaluate_detections, map_labels
+from mrcnn.evaluation import Evaluation, detect, evaluate_detections, found_kinds, map_labels
 from mrcnn.predictor import TorchPredictor
 from mrcnn.training.batches import Batch, load_batches, mix_seed
 from mrcnn.training.distributed import World
@@ -126,7 +126,7 @@ def evaluate_model(
     )
     model.train()
     results = [result for part in world.gather(mine) for result in part]
-    kinds = ("bbox", "segm") if description.has_masks else ("bbox",)
+    kinds = ("bbox", *found_kinds(description))
     return evaluate_detections(dataset.ground_truth(indices), results, iou_types=kinds)
 
 
@@ -207,7 +207,8 @@ def _snapshot(
     model: GeneralizedRCNN, state: RunState, run: Run, evaluation: Evaluation | None
 ) -> dict[str, Any]:
     """Records the evaluation and, on the leading process, writes all files."""
-    scores = {"box": None, "mask": None} if evaluation is None else dataclasses.asdict(evaluation)
+    kinds = dict.fromkeys(field.name for field in dataclasses.fields(Evaluation))
+    scores = kinds if evaluation is None else dataclasses.asdict(evaluation)
     metrics = {
         "iteration": state.iteration,
         "iterations": run.options.iterations,
@@ -218,7 +219,7 @@ def _snapshot(
     is_best = False
     if evaluation is not None:
         state.history.append({"iteration": state.iteration, **scores})
-        ap = (evaluation.mask or evaluation.box).AP
+        ap = evaluation.finest.AP
         if ap is not None and (state.best_ap is None or ap > state.best_ap):
             is_best, state.best_ap = True, ap
     if run.world.is_leader:

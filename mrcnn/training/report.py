@@ -17,7 +17,7 @@ def write_report(folder: Path, *, history: Sequence[Record], metrics: Record) ->
 
     Args:
         history: records {"iteration", "losses": {name: value}, "learning_rate"} of the iterations, and
-            {"iteration", "box": {"AP": …}, "mask": {…} or None} of the evaluations, in order.
+            {"iteration", "box": {"AP": …}, "mask", "keypoint": {…} or None} of the evaluations, in order.
     """
     write_text(folder / "log.jsonl", "".join(json.dumps(record) + "\n" for record in history))
     write_json(folder / "metrics.json", dict(metrics))
@@ -41,7 +41,7 @@ def _draw_curves(path: Path, history: Sequence[Record]) -> None:
     if steps:
         losses.legend(fontsize="small")
     evaluations = [record for record in history if "box" in record]
-    for kind in ("box", "mask"):
+    for kind in ("box", "mask", "keypoint"):
         points = [(r["iteration"], r[kind]["AP"]) for r in evaluations if r[kind] is not None]
         if points:
             precision.plot(*zip(*points, strict=True), label=f"{kind} AP", marker="o")

@@ -39,7 +39,7 @@ class RunState:
     Attributes:
         iteration: optimiser steps done.
         history: one record per iteration and one per evaluation, as written to log.jsonl.
-        best_ap: highest validation AP so far (mask AP where the model has masks), or None.
+        best_ap: highest validation AP so far (of masks or key points where the model has them), or None.
         seconds: training time so far.
     """
 

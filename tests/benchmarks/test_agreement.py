@@ -34,13 +34,16 @@ def rle(height: int, width: int, rows: slice, columns: slice) -> dict[str, Any]:
 
 
 def findings(
-    *rows: tuple[list[float], float, int], rles: tuple[dict[str, Any], ...] | None = None
+    *rows: tuple[list[float], float, int],
+    rles: tuple[dict[str, Any], ...] | None = None,
+    keypoints: list[Any] | None = None,
 ) -> Findings:
     return Findings(
         boxes=np.array([row[0] for row in rows], np.float32).reshape(-1, 4),
         scores=np.array([row[1] for row in rows], np.float32),
         labels=np.array([row[2] for row in rows], np.int64),
         rles=rles,
+        keypoints=None if keypoints is None else np.array(keypoints, np.float32),
     )
 
 
@@ -75,6 +78,30 @@ def test_empty_masks_are_equal_to_each_other_only() -> None:
     box = ([0, 0, 8, 8], 0.9, 1)
     assert agree(findings(box, rles=(empty,)), findings(box, rles=(empty,))).mask_iou == [1]
     assert agree(findings(box, rles=(empty,)), findings(box, rles=(full,))).mask_iou == [0]
+
+
+def test_key_points_by_hand() -> None:
+    """Distances of matched detections, whatever their order; the visibility does not count."""
+    boxes = ([0, 0, 10, 20], 0.9, 1), ([30, 30, 60, 60], 0.5, 2)
+    reference = findings(*boxes, keypoints=[[[1, 2, 1], [3, 4, 1]], [[40, 40, 1], [50, 50, 1]]])
+    exported = findings(*boxes[::-1], keypoints=[[[43, 44, 1], [50, 50, 1]], [[1, 2, 0], [3, 4.5, 0]]])
+    result = agree(reference, exported)
+    np.testing.assert_allclose(result.keypoint_px, [[0, 0.5], [5, 0]], atol=EPS)
+    assert result.figures()["keypoint_px_max"] == pytest.approx(5, abs=EPS)
+    assert agree(reference, findings(*boxes)).keypoint_px is None
+
+
+def test_one_key_point_in_a_hundred_may_lie_anywhere() -> None:
+    def moved(count: int) -> tuple[str, ...]:
+        points = np.zeros((1, 400, 3))
+        other = points.copy()
+        other[0, :count, 0] = 7
+        box = ([0, 0, 10, 20], 0.9, 1)
+        pair = findings(box, keypoints=points.tolist()), findings(box, keypoints=other.tolist())
+        return failures(summarise([agree(*pair)]), TOLERANCES)
+
+    assert moved(3) == ()
+    assert moved(8) == ("keypoint_px_p99 is 7, must be at most 0.1",)
 
 
 def test_at_the_score_threshold() -> None:
@@ -134,7 +161,10 @@ def test_summary_spans_images() -> None:
 def test_without_masks_or_pairs_the_figures_are_none() -> None:
     figures = summarise([agree(findings(), findings(([0, 0, 10, 10], 0.9, 1)))])
     assert figures["matched_share"] == 0
-    for name in ("box_px_max", "box_px_p99", "score_max", "mask_iou_mean", "mask_iou_min"):
+    for name in (
+        *("box_px_max", "box_px_p99", "score_max", "mask_iou_mean", "mask_iou_min"),
+        *("keypoint_px_max", "keypoint_px_p99"),
+    ):
         assert figures[name] is None
     assert failures(figures, TOLERANCES) == ("matched_share is 0, must be at least 0.999",)
 
@@ -146,17 +176,35 @@ def test_comparing_nothing_does_not_pass() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("matched_share", 0.99), ("box_px_max", 0.11), ("score_max", 0.002), ("mask_iou_mean", 0.99)],
+    [
+        ("matched_share", 0.99),
+        ("box_px_max", 0.11),
+        ("score_max", 0.002),
+        ("mask_iou_mean", 0.99),
+        ("keypoint_px_p99", 0.11),
+    ],
 )
 def test_each_figure_outside_its_tolerance_is_named(name: str, value: float) -> None:
-    figures = {"matched_share": 0.999, "box_px_max": 0.1, "score_max": 1e-3, "mask_iou_mean": 0.995}
+    figures = {
+        "matched_share": 0.999,
+        "box_px_max": 0.1,
+        "score_max": 1e-3,
+        "mask_iou_mean": 0.995,
+        "keypoint_px_p99": 0.1,
+    }
     assert failures(figures, TOLERANCES) == ()
     (line,) = failures(figures | {name: value}, TOLERANCES)
     assert name in line
 
 
 def test_not_a_number_fails() -> None:
-    figures = {"matched_share": 1.0, "box_px_max": float("nan"), "score_max": 0.0, "mask_iou_mean": None}
+    figures = {
+        "matched_share": 1.0,
+        "box_px_max": float("nan"),
+        "score_max": 0.0,
+        "mask_iou_mean": None,
+        "keypoint_px_p99": None,
+    }
     assert len(failures(figures, TOLERANCES)) == 1
 
 

@@ -12,11 +12,14 @@ import pytest
 from onnx import TensorProto, helper
 
 from mrcnn.checkpoint import Checkpoint
+from mrcnn.description import DetectionRule
 from mrcnn.errors import MrcnnError
 from mrcnn.export.cut import cut, with_shapes
 from mrcnn.export.lower import lower
 from mrcnn.export.profiles import default_profiles
 from mrcnn.export.to_onnx import InputRule, build_graph
+from mrcnn.families import describe
+from mrcnn.models import build_model
 from mrcnn.sidecar import Profile
 from tests.export.opened import open_at_plugins
 from tests.export.rtx import build, needs_rtx, profile_options
@@ -45,6 +48,21 @@ def test_all_but_the_plugins_builds(static: onnx.ModelProto, tmp_path: Path, gpu
     answer = build(open_at_plugins(lower(static)), tmp_path, "--gpu", gpu)
     assert answer.get("bytes", 0) > 100_000, answer
     assert answer["phases"], "progress was told"
+
+
+@needs_rtx
+def test_the_key_point_branch_builds(tmp_path: Path) -> None:
+    """From pooled regions to heatmaps in five dimensions, rows past the count set to zero."""
+    description = describe(
+        "keypointrcnn_resnet50_fpn",
+        ("__background__", "person"),
+        detections=DetectionRule(detections_per_image=20),
+    )
+    inputs = InputRule(size=(128, 192), batch=2)
+    model, _ = build_graph(build_model(description).eval(), description, inputs, "0" * 64)
+    whole = with_shapes(with_stand_ins(lower(model)))
+    answer = build(cut(whole, ["keypoint/pooled", "num_detections"], ["keypoints"]), tmp_path)
+    assert answer.get("bytes", 0) > 100_000, answer
 
 
 @needs_rtx

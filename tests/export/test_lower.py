@@ -10,11 +10,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from mrcnn.checkpoint import Checkpoint
-from mrcnn.description import ModelDescription
 from mrcnn.export import ops
 from mrcnn.export.graph_builder import DOMAIN
 from mrcnn.export.lower import lower, plugin_nodes
 from mrcnn.export.to_onnx import InputRule, build_graph
+from mrcnn.families import describe
 from mrcnn.models import architectures, build_model
 from mrcnn.runtime.engine.tensorrt import PLUGINS
 from tests.export import rules
@@ -40,9 +40,7 @@ def exported(request: pytest.FixtureRequest, compact_checkpoint: Checkpoint) -> 
     if architecture == COMPACT:
         description, network = compact_checkpoint.description, compact_checkpoint.build()
     else:
-        description = ModelDescription(
-            architecture=architecture, class_names=("__background__", "thing", "object")
-        )
+        description = describe(architecture, ("__background__", "thing", "object"))
         network = build_model(description).eval()
     model, _ = build_graph(network, description, inputs, "0" * 64)
     return model
@@ -86,7 +84,7 @@ def test_no_shape_depends_on_data(whole: onnx.ModelProto, lowered: onnx.ModelPro
 
 def test_plugins_are_found_by_name_version_and_namespace(lowered: onnx.ModelProto) -> None:
     plugins = [node for node in lowered.graph.node if node.domain == DOMAIN]
-    heads = 2 if any(output.name == "masks" for output in lowered.graph.output) else 1
+    heads = 2 if {output.name for output in lowered.graph.output} & {"masks", "keypoints"} else 1
     assert sorted(plugin_nodes(lowered).values()) == ["MrcnnNMS"] * 2 + ["MrcnnRoIAlign"] * heads
     for node in plugins:
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}

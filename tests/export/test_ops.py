@@ -332,13 +332,14 @@ class TestRoiAlign:
 
 
 class TestTrim:
-    def test_trim_to_the_largest_count_and_back(self) -> None:
-        rows = np.arange(2 * 5 * 4, dtype=np.float32).reshape(2, 5, 2, 2) + 1
+    @pytest.mark.parametrize("row", [(2, 2), (4,), (1, 2, 2)], ids=["mask", "flat", "heatmaps"])
+    def test_trim_to_the_largest_count_and_back(self, row: tuple[int, ...]) -> None:
+        rows = np.arange(2 * 5 * 4, dtype=np.float32).reshape(2, 5, *row) + 1
         count = np.array([1, 3], np.int32)
 
         def build(g: GraphBuilder) -> list[str]:
             trimmed = ops.trim(g, "rows", "count", name="trimmed")
-            flat = g.op("Reshape", trimmed, [-1, 2, 2])
+            flat = g.op("Reshape", trimmed, [-1, *row])
             return [trimmed, ops.untrim(g, flat, "count", rows=5, name="back")]
 
         trimmed, back = run(build, {"rows": rows, "count": count}, ops.trim_function(), ops.untrim_function())

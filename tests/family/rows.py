@@ -54,6 +54,8 @@ ROWS: Mapping[str, Callable[[], ModelDescription]] = {
     "Mask R-CNN, ResNet-101-C4": lambda: small_description("maskrcnn_resnet101_c4"),
     "Mask R-CNN, MobileNetV2": lambda: small_description("maskrcnn_mobilenet_v2"),
     "Mask R-CNN, MobileNetV2-FPN": lambda: small_description("maskrcnn_mobilenet_v2_fpn"),
+    "Keypoint R-CNN, ResNet-50-FPN": lambda: small_description("keypointrcnn_resnet50_fpn"),
+    "Keypoint R-CNN, ResNet-101-FPN": lambda: small_description("keypointrcnn_resnet101_fpn"),
     "Faster R-CNN, ResNet-50-FPN": lambda: small_description("fasterrcnn_resnet50_fpn"),
     "Faster R-CNN, VGG-16, RoIAlign": lambda: small_description("fasterrcnn_vgg16"),
     "Faster R-CNN, VGG-16, RoIAlign (max)": lambda: small_description("fasterrcnn_vgg16", mode="max"),
@@ -72,9 +74,13 @@ def checkpoint_of(description: ModelDescription, *, seed: int = 0) -> Checkpoint
 def settle_norms(model: GeneralizedRCNN) -> None:
     """Batch norm learns the statistics of noise: unnormalised, a hundred random layers end in infinity.
 
-    And blocks change little of what goes past them, as trained ones do; else rounding would grow.
+    And blocks change little of what goes past them, as trained ones do; else rounding would grow. Heatmaps
+    get biases.
     """
     model.train()
+    if model.roi_heads.keypoint_predictor is not None:
+        # torchvision begins with 0, which the tracer leaves out: trained ones are not 0.
+        torch.nn.init.normal_(model.roi_heads.keypoint_predictor.kps_score_lowres.bias)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = None  # the mean over all passes

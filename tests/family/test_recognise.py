@@ -3,11 +3,15 @@
 import pytest
 import torch
 from torchvision.models import mobilenet_v2
-from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection import (
+    KeypointRCNN_ResNet50_FPN_Weights,
+    MaskRCNN,
+    keypointrcnn_resnet50_fpn,
+)
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import MultiScaleRoIAlign
 
-from mrcnn.families import describe
+from mrcnn.families import COCO_PERSON, describe
 from mrcnn.models import architectures, build_model
 from mrcnn.models.recognise import recognise
 from tests.family.rows import CLASSES
@@ -45,3 +49,43 @@ def test_the_printed_mobilenet_model_loads_as_it_is() -> None:
     with torch.inference_mode():
         for name, value in theirs([image])[0].items():
             assert torch.equal(value, ours([image])[0][name]), name
+
+
+def test_bare_persons_with_key_points_are_known() -> None:
+    """torchvision's `keypointrcnn_resnet50_fpn` as it is: 2 classes, 17 points."""
+    with torch.device("meta"):
+        theirs = keypointrcnn_resnet50_fpn(weights=None, weights_backbone=None)
+    found, assumptions = recognise(theirs.state_dict())
+    assert found.architecture == "keypointrcnn_resnet50_fpn"
+    assert found.class_names == ("__background__", "person")
+    assert found.keypoints == COCO_PERSON
+    assert found.heatmap_side == 56
+    assert "class name: person, since there are 2 classes and 17 key points" in assumptions
+    assert "key points: those of COCO's persons, since there are 17" in assumptions
+    with torch.device("meta"):
+        ours = build_model(found)
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    assert str(ours.roi_heads) == str(theirs.roi_heads)
+
+
+def test_other_numbers_of_key_points_have_no_names() -> None:
+    with torch.device("meta"):
+        weights = keypointrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_keypoints=2).state_dict()
+    found, assumptions = recognise(weights)
+    assert found.keypoints is not None
+    assert found.keypoints.names == ("point_1", "point_2")
+    assert found.keypoints.mirrored == found.keypoints.skeleton == ()
+    assert found.class_names == ("__background__", "class_1")
+    assert any(line.startswith("key points: numbers only") for line in assumptions)
+
+
+def test_the_points_are_torchvisions() -> None:
+    names = KeypointRCNN_ResNet50_FPN_Weights.COCO_V1.meta["keypoint_names"]
+    assert COCO_PERSON.names == tuple(names)
+    for old, new in enumerate(COCO_PERSON.mirror_order):
+        swapped = {"left": "right", "right": "left"}
+        side, _, part = names[old].partition("_")
+        assert names[new] == (f"{swapped[side]}_{part}" if part else "nose")
+    # COCO's own list for "person", counted from 1.
+    coco = "16-14 14-12 17-15 15-13 12-13 6-12 7-13 6-7 6-8 7-9 8-10 9-11 2-3 1-2 1-3 2-4 3-5 4-6 5-7"
+    assert [f"{a + 1}-{b + 1}" for a, b in COCO_PERSON.skeleton] == coco.split()

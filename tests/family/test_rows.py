@@ -46,11 +46,20 @@ def row(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     return Row(checkpoint, folder / "c.pth", folder / "m.onnx")
 
 
-def target() -> dict[str, Tensor]:
+def target(description: ModelDescription) -> dict[str, Tensor]:
     masks = torch.zeros(2, 96, 128, dtype=torch.uint8)
     masks[0, 10:50, 20:70] = masks[1, 40:90, 60:120] = 1
     boxes = torch.tensor([[20.0, 10, 70, 50], [60, 40, 120, 90]])
-    return {"boxes": boxes, "labels": torch.tensor([1, 2]), "masks": masks}
+    labels = torch.tensor([1, 2])
+    if description.keypoints is None:
+        return {"boxes": boxes, "labels": labels, "masks": masks}
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    points = torch.cat([centres, torch.full((2, 1), 2.0)], dim=1)
+    return {
+        "boxes": boxes,
+        "labels": labels,
+        "keypoints": points[:, None].repeat(1, len(description.keypoints), 1),
+    }
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -59,9 +68,10 @@ def test_a_training_step(name: str) -> None:
     description: ModelDescription = ROWS[name]()
     model = build_model(description).train()
     model.roi_heads.fg_bg_sampler.batch_size_per_image = 16
-    losses = model([torch.rand(3, 96, 128), torch.rand(3, 96, 128)], [target()] * 2)
+    losses = model([torch.rand(3, 96, 128), torch.rand(3, 96, 128)], [target(description)] * 2)
     expected = {"loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg"}
-    assert losses.keys() == expected | ({"loss_mask"} if description.has_masks else set())
+    own = {"maskrcnn": {"loss_mask"}, "keypointrcnn": {"loss_keypoint"}}.get(description.detector, set())
+    assert losses.keys() == expected | own
     total = torch.stack(list(losses.values())).sum()
     assert torch.isfinite(total)
     torch.autograd.backward(total)
@@ -113,5 +123,6 @@ def test_what_tensorrt_gets(row: Row) -> None:
         return
     lowered = lower(graph)
     plugins = plugin_nodes(lowered)
-    assert sorted(plugins.values()) == ["MrcnnNMS"] * 2 + ["MrcnnRoIAlign"] * (1 + description.has_masks)
+    heads = 1 if description.detector == "fasterrcnn" else 2
+    assert sorted(plugins.values()) == ["MrcnnNMS"] * 2 + ["MrcnnRoIAlign"] * heads
     assert {node.name for node in lowered.graph.node if node.domain == DOMAIN} == plugins.keys()

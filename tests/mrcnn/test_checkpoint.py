@@ -239,7 +239,7 @@ def test_weights_that_are_no_plain_numbers_are_refused_by_name(
         (lambda w: w.pop("rpn.head.bbox_pred.bias"), "lack key 'rpn.head.bbox_pred.bias'"),
         (lambda w: w.update({"extra.weight": torch.zeros(1)}), "surplus key 'extra.weight'"),
         (lambda w: w.update({"rpn.head.cls_logits.bias": torch.zeros(9)}), "rpn.head.cls_logits.bias"),
-        (lambda w: w.update({"roi_heads.keypoint_head.0.weight": torch.zeros(1)}), "Keypoint R-CNN"),
+        (lambda w: w.update({"roi_heads.keypoint_head.0.weight": torch.zeros(1)}), "both masks and key"),
         (
             lambda w: w.update({"roi_heads.box_predictor.bbox_pred.weight": torch.zeros(4, 1024)}),
             "class-agnostic",

@@ -13,8 +13,11 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from mrcnn.data.coco import CocoDataset, decode_segmentation
+from mrcnn.data.keypoints import rule_of
 from mrcnn.data.source import open_dataset
+from mrcnn.description import KeypointRule
 from mrcnn.errors import MrcnnError
+from mrcnn.families import COCO_PERSON
 
 Json = dict[str, Any]
 
@@ -167,6 +170,98 @@ def test_boxes_alone_need_no_segmentation(write: Write) -> None:
     assert CocoDataset(path, masks=False).sample(0).masks is None
     with pytest.raises(MrcnnError, match="annotation 1 has no segmentation"):
         CocoDataset(path).sample(0)
+
+
+TIP_AND_TAIL = {"keypoints": ["tip", "left_tail", "right_tail"], "skeleton": [[1, 2], [1, 3]]}
+POINTS = [1, 2, 2, 3.5, 3, 1, 0, 0, 0]
+
+
+def pointed(edit: Callable[[Json], Any] = lambda _: None) -> Json:
+    """The document with three key points for every object, and a hidden and an unknown one among them."""
+
+    def add(document: Json) -> None:
+        document["categories"][0].update(copy.deepcopy(TIP_AND_TAIL))
+        for entry in document["annotations"]:
+            entry.update(keypoints=list(POINTS), num_keypoints=2)
+        edit(document)
+
+    return changed(add)
+
+
+def test_key_points_are_read_with_their_names(write: Write) -> None:
+    data = CocoDataset(write(pointed()), masks=False, keypoints=True)
+    assert data.keypoint_rule == KeypointRule(
+        names=("tip", "left_tail", "right_tail"), mirrored=((1, 2),), skeleton=((0, 1), (0, 2))
+    )
+    sample = data.sample(0)
+    assert sample.keypoints is not None
+    assert sample.keypoints.dtype == np.float32
+    assert sample.keypoints.tolist() == [[[1, 2, 2], [3.5, 3, 1], [0, 0, 0]]] * 3
+    _, target = data[0]
+    assert target["keypoints"].shape == (3, 3, 3)
+    assert data[1][1]["keypoints"].shape == (0, 3, 3)
+    assert CocoDataset(write(pointed())).sample(0).keypoints is None
+
+
+def test_mirrored_key_points_change_sides(write: Write) -> None:
+    """By hand: in an image 8 pixels wide x = 1 becomes 7, and what was on the left is on the right."""
+    sample = CocoDataset(write(pointed()), masks=False, keypoints=True).sample(0)
+    mirrored = sample.mirrored()
+    assert mirrored.keypoints is not None
+    assert mirrored.keypoints[0].tolist() == [[7, 2, 2], [0, 0, 0], [4.5, 3, 1]]
+    again = mirrored.mirrored()
+    assert again.keypoints is not None
+    assert sample.keypoints is not None
+    assert (again.keypoints == sample.keypoints).all()
+
+
+def test_key_points_without_names_are_those_of_persons(write: Write) -> None:
+    def persons(document: Json) -> None:
+        for category in document["categories"]:
+            category.pop("keypoints", None)
+        for entry in document["annotations"]:
+            entry["keypoints"] = [1, 2, 2] * 17
+
+    data = CocoDataset(write(pointed(persons)), masks=False, keypoints=True)
+    assert data.keypoint_rule == COCO_PERSON
+    assert data.sample(0).tensors()[1]["keypoints"].shape == (3, 17, 3)
+
+
+def test_cocos_own_category_gives_cocos_persons() -> None:
+    skeleton = [[first + 1, second + 1] for first, second in COCO_PERSON.skeleton]
+    person = {"id": 1, "name": "person", "keypoints": list(COCO_PERSON.names), "skeleton": skeleton}
+    assert rule_of([person]) == COCO_PERSON
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda d: d["annotations"][0].pop("keypoints"), "annotation 1 has no keypoints, which a model"),
+        (
+            lambda d: d["annotations"][1].update(keypoints=POINTS[:6]),
+            "annotation 2 has 6 numbers as keypoints, but .* of 3 points are 9",
+        ),
+        (
+            lambda d: d["annotations"][0].update(keypoints=POINTS[:5]),
+            "annotation 1 has keypoints that",
+        ),
+        (
+            lambda d: d["annotations"][0].update(keypoints=[1, 2, "2"]),
+            "annotation 1 has keypoints that",
+        ),
+        (lambda d: d["annotations"][0].update(keypoints=None), "annotation 1 has keypoints that"),
+        (lambda d: d["annotations"][0].update(keypoints=[1, math.nan, 1]), "annotation 1 has keypoints that"),
+        (lambda d: d["annotations"][0].update(keypoints=[1, 2, 3]), "whose visibility is not 0, 1 or 2"),
+        (lambda d: d["categories"][0].update(keypoints="tip"), "category 7 has keypoints that are no list"),
+        (lambda d: d["categories"][0].update(skeleton=[[1]]), "category 7 has a skeleton that is no list"),
+        (lambda d: d["categories"][0].update(skeleton=[[0, 1]]), "category 7: keypoints: skeleton must hold"),
+        (lambda d: d["categories"][1].update(keypoints=["a"]), "'cat' and 'dog' have different key points"),
+    ],
+)
+def test_key_points_that_cannot_be_learnt(write: Write, edit: Callable[[Json], Any], message: str) -> None:
+    with pytest.raises(MrcnnError, match=rf"instances\.json: .*{message}") as caught:
+        CocoDataset(write(pointed(edit)), masks=False, keypoints=True)
+    assert "\n" not in str(caught.value)
 
 
 def test_images_lie_beside_the_document_or_where_told(write: Write, tmp_path: Path) -> None:
@@ -332,3 +427,5 @@ def test_sources_that_are_nothing() -> None:
         open_dataset("x" * 300)
     with pytest.raises(MrcnnError, match="no meaning for the synthetic data"):
         open_dataset("coins", images="photos")
+    with pytest.raises(MrcnnError, match="'coins' have no key points: give a COCO document"):
+        open_dataset("coins", keypoints=True)

@@ -14,6 +14,7 @@ from mrcnn.checkpoint import load_checkpoint
 from mrcnn.cli import main
 from mrcnn.data.synthetic import SyntheticDataset
 from mrcnn.description import ModelDescription, ResizeRule
+from mrcnn.families import COCO_PERSON
 from mrcnn.models import build_model
 from tests.conftest import REPOSITORY
 from tests.test_packaging import BLOCKER
@@ -96,6 +97,38 @@ def test_train_writes_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture
     assert (options["iterations"], options["steps"], options["seed"]) == (2, (1,), 5)
     assert {"torch", "torchvision", "mrcnn"} <= set(checkpoint.training["versions"])
     assert (output / "model.pth").stat().st_size < 0.6 * (output / "resume.pth").stat().st_size
+
+
+def test_train_on_key_points_and_evaluate_them(
+    tmp_path: Path, coco_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every shape is a person, whose points lie on the diagonal of its box."""
+    document = json.loads((coco_folder / "instances.json").read_text())
+    document["categories"] = [{"id": 1, "name": "person"}]
+    for annotation in document["annotations"]:
+        x, y, w, h = annotation["bbox"]
+        points = ((x + w * i / 17, y + h * i / 17, 2) for i in range(17))
+        annotation.update(category_id=1, num_keypoints=17, keypoints=[n for point in points for n in point])
+    path = tmp_path / "person_keypoints.json"
+    path.write_text(json.dumps(document))
+    output = tmp_path / "run"
+    command = ["train", "--data", path, "--images", coco_folder / "images", "--half", "--output", output]
+    command += ["--architecture", "keypointrcnn_resnet50_fpn", "--iterations", "1"]
+    command += ["--val", path, "--val-images", coco_folder / "images", *TINY[6:8], *TINY[10:]]
+    assert main([*map(str, command)]) == 0
+    steps, evaluated = map(json.loads, (output / "log.jsonl").read_text().splitlines())
+    assert steps["losses"]["keypoint"] > 0
+    assert evaluated["keypoint"].keys() == AP_KEYS
+    assert evaluated["mask"] is None
+    trained = load_checkpoint(output / "model.pth").description
+    assert trained.keypoints == COCO_PERSON
+    assert trained.class_names == ("__background__", "person")
+    capsys.readouterr()
+    images = ["--images", str(coco_folder / "images"), "--limit", "1", "--json"]
+    assert main(["evaluate", str(output / "model.pth"), "--data", str(path), *images]) == 0
+    assert json.loads(capsys.readouterr().out)["keypoint"].keys() == AP_KEYS
+    for file in output.glob("*.pth"):  # a gigabyte that pytest would keep
+        file.unlink()
 
 
 def test_train_on_a_coco_dataset_from_start_weights(

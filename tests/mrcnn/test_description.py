@@ -9,8 +9,9 @@ import pytest
 import torch
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from mrcnn.description import Deployment, ModelDescription, ResizeRule
+from mrcnn.description import Deployment, KeypointRule, ModelDescription, ResizeRule
 from mrcnn.errors import MrcnnError
+from mrcnn.families import describe
 
 DESCRIPTION = ModelDescription(architecture="maskrcnn_resnet50_fpn", class_names=("__background__", "coin"))
 
@@ -21,6 +22,40 @@ def plain() -> dict[str, Any]:
 
 def test_description_survives_json() -> None:
     assert ModelDescription.from_dict(plain()) == DESCRIPTION
+
+
+def test_key_points_survive_json() -> None:
+    persons = describe("keypointrcnn_resnet50_fpn", ("__background__", "person"))
+    assert persons.keypoints is not None
+    assert ModelDescription.from_dict(json.loads(json.dumps(persons.to_dict()))) == persons
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"names": ()}, "the number of names must be in 1…1000 (got 0)"),
+        ({"names": ("nose", " ")}, "a name must be a line of text"),
+        ({"names": ("nose", "nose")}, "two points have the same name"),
+        ({"mirrored": ((0, 3),)}, "mirrored must hold pairs of 0…2 (got [0, 3])"),
+        ({"mirrored": ((0, 1), (1, 2))}, "mirrored has a point twice"),
+        ({"skeleton": ((1, 1),)}, "skeleton must hold pairs of 0…2 (got [1, 1])"),
+        ({"skeleton": ((-1, 1),)}, "skeleton must hold pairs"),
+    ],
+)
+def test_key_points_that_make_no_sense_are_refused(change: dict[str, Any], words: str) -> None:
+    good: dict[str, Any] = {"names": ("nose", "left", "right"), "mirrored": ((1, 2),), "skeleton": ((0, 1),)}
+    assert KeypointRule(**good).mirror_order == (0, 2, 1)
+    with pytest.raises(MrcnnError) as error:
+        KeypointRule(**good | change)
+    assert words in str(error.value)
+
+
+def test_key_points_belong_to_keypoint_models_alone() -> None:
+    rule = KeypointRule(names=("tip",))
+    with pytest.raises(MrcnnError, match="keypoints must be absent for the architecture 'maskrcnn_"):
+        replace(DESCRIPTION, keypoints=rule)
+    with pytest.raises(MrcnnError, match="keypoints must be named for the architecture 'keypointrcnn_"):
+        replace(DESCRIPTION, architecture="keypointrcnn_resnet50_fpn")
 
 
 def test_deployment_survives_json() -> None:

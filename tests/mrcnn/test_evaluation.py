@@ -11,8 +11,16 @@ from pycocotools import mask as coco_mask
 
 from mrcnn.data.sample import DetectionDataset
 from mrcnn.data.synthetic import SyntheticDataset
+from mrcnn.description import KeypointRule
 from mrcnn.errors import MrcnnError
-from mrcnn.evaluation import Evaluation, evaluate_detections, map_labels
+from mrcnn.evaluation import (
+    AveragePrecision,
+    Evaluation,
+    average_precision,
+    evaluate_detections,
+    map_labels,
+)
+from mrcnn.families import describe
 
 Json = dict[str, Any]
 
@@ -181,3 +189,76 @@ def test_names_without_meaning_go_by_order() -> None:
 def test_strangers_are_refused() -> None:
     with pytest.raises(MrcnnError, match=r"\('cow'\) and .* \('cat', 'dog'\) have no name in common"):
         map_labels(("__background__", "cow"), named("cat", "dog", ids=(17, 18)))
+
+
+PERSONS = describe("keypointrcnn_resnet50_fpn", ("__background__", "person"))
+
+
+def person(image: int, box: tuple[int, int, int, int], *, moved: float = 0, **more: Any) -> Json:
+    """A person whose 17 points lie on the diagonal of its box, or that many pixels to the right of it."""
+    x, y, w, h = box
+    points = [(x + w * i / 16 + moved, y + h * i / 16) for i in range(17)]
+    flat = [number for point in points for number in (*point, 2)]
+    return {"image_id": image, "category_id": 1, "bbox": list(box), "area": w * h, "keypoints": flat, **more}
+
+
+def persons(*annotations: Json) -> Json:
+    return {**truth(*annotations), "categories": [{"id": 1, "name": "person"}]}
+
+
+def points_of_persons(document: Json, results: list[Json]) -> AveragePrecision:
+    scores = average_precision(document, results, description=PERSONS).keypoint
+    assert scores is not None
+    return scores
+
+
+def test_perfect_key_points_are_100() -> None:
+    document = persons(person(1, BOX), person(2, LARGE))
+    scores = points_of_persons(document, [person(1, BOX, score=0.9), person(2, LARGE, score=0.3)])
+    assert (scores.AP, scores.AP50, scores.AP75, scores.APm, scores.APl) == pytest.approx((100,) * 5)
+    assert scores.APs is None, "COCO gives none"
+
+
+def test_moved_key_points_are_judged_by_coco_s_similarity() -> None:
+    """exp(-d^2 / (2 area (2 sigma)^2)), the mean over points, against 0.50, 0.55, … 0.95."""
+    sigmas = np.array([26, 25, 25, 35, 35, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89]) / 1000
+    moved = 8.0
+    similarity = np.exp(-(moved**2) / (2 * 120 * 120 * (2 * sigmas) ** 2)).mean()
+    passed = int((similarity >= np.linspace(0.5, 0.95, 10)).sum())
+    assert 0 < passed < 10
+    scores = points_of_persons(persons(person(1, LARGE)), [person(1, LARGE, moved=moved, score=0.9)])
+    assert scores.AP == pytest.approx(10 * passed, abs=ROUNDING)
+
+
+def test_points_that_are_not_known_do_not_count() -> None:
+    """A person without any is neither missed nor wrongly found; unknown points of another say nothing."""
+    half = person(1, LARGE)
+    half["keypoints"] = [0 if index >= 27 else value for index, value in enumerate(half["keypoints"])]
+    nothing = person(2, OTHER)
+    del nothing["keypoints"]
+    results = [person(1, LARGE, score=0.9), person(2, OTHER, score=0.95)]
+    assert points_of_persons(persons(half, nothing), results).AP == pytest.approx(100, abs=ROUNDING)
+
+
+def test_where_there_is_no_keypoint_ap() -> None:
+    plain = persons(thing(1, BOX))
+    assert average_precision(plain, [], description=PERSONS).keypoint is None
+    assert average_precision(plain, [], description=PERSONS).mask is None
+    own = describe("keypointrcnn_resnet50_fpn", PERSONS.class_names, keypoints=KeypointRule(names=("tip",)))
+    assert average_precision(persons(person(1, BOX)), [], description=own).keypoint is None
+    boxes = describe("fasterrcnn_resnet50_fpn", PERSONS.class_names)
+    assert average_precision(persons(person(1, BOX)), [], description=boxes).keypoint is None
+
+
+def test_other_numbers_of_points_are_one_line() -> None:
+    document = persons(person(1, BOX, keypoints=[1, 2, 2]))
+    with pytest.raises(MrcnnError, match=r"ground truth: annotation 1 has 3 numbers as keypoints, .* are 51"):
+        average_precision(document, [], description=PERSONS)
+
+
+def test_the_finest_figure_is_that_of_masks_or_points() -> None:
+    document = persons(person(1, BOX))
+    found = average_precision(document, [person(1, BOX, moved=500, score=0.9)], description=PERSONS)
+    assert found.box.AP == pytest.approx(100, abs=ROUNDING)
+    assert found.finest.AP == 0
+    assert evaluate_detections(TWO, [], iou_types=("bbox",)).finest.AP == 0

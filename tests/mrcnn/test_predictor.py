@@ -7,6 +7,7 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from mrcnn.data.synthetic import SyntheticDataset
 from mrcnn.description import DetectionRule, ModelDescription, ResizeRule
+from mrcnn.families import describe
 from mrcnn.models import build_model
 from mrcnn.predictor import TorchPredictor
 
@@ -59,6 +60,25 @@ def test_a_model_without_masks() -> None:
     predictor = TorchPredictor(build_model(description).eval(), description)
     assert predictor.infer(IMAGE).mask_probs is None
     assert "masks" not in predictor.reference(IMAGE)
+
+
+def test_key_points_are_torchvisions() -> None:
+    description = describe(
+        "keypointrcnn_resnet50_fpn",
+        ("__background__", "person"),
+        resize=ResizeRule(min_size=64, max_size=128),
+        detections=DetectionRule(score_threshold=0.0, detections_per_image=7),
+    )
+    predictor = TorchPredictor(build_model(description).eval(), description)
+    found = predictor.infer(IMAGE, color="rgb")
+    reference = predictor.reference(IMAGE, color="rgb")
+    assert len(found) == 7
+    assert found.keypoint_rule == description.keypoints
+    assert found.keypoints is not None
+    assert found.keypoints.shape == (7, 17, 3)
+    assert (found.keypoints == reference["keypoints"]).all()
+    assert found.keypoint_scores is not None
+    assert (found.keypoint_scores == reference["keypoints_scores"]).all()
 
 
 def test_a_first_image_that_is_mostly_padding_does_not_set_the_strides() -> None:

@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from mrcnn.description import Deployment, ModelDescription, ResizeRule
+from mrcnn.families import COCO_PERSON
 
 SLOTS = 4
 MASK_SIZE = 28
@@ -26,6 +27,16 @@ DESCRIPTION = ModelDescription(
     class_names=("__background__", "coin", "dog"),
     resize=ResizeRule(min_size=64, max_size=128),
 )
+BOXES_ONLY = replace(DESCRIPTION, architecture="fasterrcnn_resnet50_fpn")
+PERSONS = replace(DESCRIPTION, architecture="keypointrcnn_resnet50_fpn", keypoints=COCO_PERSON)
+
+
+def cones() -> np.ndarray:
+    """(SLOTS, 17, 56, 56) float32: heatmaps that fall from 5 at row 2p and column 3p for point p."""
+    y, x = np.mgrid[:56, :56]
+    point = np.arange(len(COCO_PERSON))[:, None, None]
+    heatmaps = 5 - 0.1 * np.hypot(y - 2 * point, x - 3 * point)
+    return np.repeat(heatmaps[None], SLOTS, axis=0).astype(np.float32)
 
 
 def disc_masks(size: int = MASK_SIZE) -> np.ndarray:
@@ -44,6 +55,7 @@ def write_tiny_model(
     count: int = 2,
     dtype: str = "float32",
     masks: bool = True,
+    keypoints: bool = False,
     metadata: str | None = "",
     rename: tuple[str, str] = ("", ""),
 ) -> Path:
@@ -52,11 +64,13 @@ def write_tiny_model(
     The first score is the largest pixel value of the image / 255, each next one half of that.
 
     Args:
+        keypoints: of persons, instead of masks; see `cones`.
         metadata: instead of the right document; None for none at all.
         rename: an input or output and the wrong name for it.
     """
     name = dict([rename]).get
     valid = (np.arange(SLOTS) < count).astype(np.float32)
+    masks = masks and not keypoints
     constants = {
         "shares": BOX_SHARES * valid[:, None],
         "falling": 0.5 ** np.arange(SLOTS, dtype=np.float32) * valid / np.float32(255),
@@ -103,14 +117,20 @@ def write_tiny_model(
     ]
     if masks:
         outputs.append(value("masks", TensorProto.FLOAT, [rows, SLOTS, MASK_SIZE, MASK_SIZE]))
+    if keypoints:
+        constants |= {
+            "point_row": cones() * valid[:, None, None, None],
+            "point_shape": np.array(cones().shape),
+        }
+        nodes.append(node("Concat", ["batch_shape", "point_shape"], ["points_shape"], axis=0))
+        nodes.append(node("Expand", ["point_row", "points_shape"], ["keypoints"]))
+        outputs.append(value("keypoints", TensorProto.FLOAT, [rows, *cones().shape]))
     initializers = [numpy_helper.from_array(np.ascontiguousarray(v), k) for k, v in constants.items()]
     graph = helper.make_graph(nodes, "tiny", inputs, outputs, initializers)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     if metadata is not None:
         deployment = Deployment(
-            description=DESCRIPTION
-            if masks
-            else replace(DESCRIPTION, architecture="fasterrcnn_resnet50_fpn"),
+            description=DESCRIPTION if masks else PERSONS if keypoints else BOXES_ONLY,
             height=height,
             width=width,
             batch=batch,

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mrcnn.description import Deployment
+from mrcnn.families import describe
 from mrcnn.runtime.outputs import expected_outputs, keep_contract
 from tests.runtime.conftest import DESCRIPTION, MASK_SIZE
 
@@ -14,6 +15,7 @@ DEPLOYMENT = Deployment(description=DESCRIPTION, height=None, width=None, batch=
 BOXES_ONLY = replace(
     DEPLOYMENT, description=replace(DESCRIPTION, architecture="fasterrcnn_resnet50_fpn"), mask_size=None
 )
+PERSONS = replace(BOXES_ONLY, description=describe("keypointrcnn_resnet50_fpn", ("__background__", "person")))
 
 
 def good(deployment: Deployment = DEPLOYMENT) -> dict[str, Any]:
@@ -33,7 +35,17 @@ def test_names_types_and_shapes() -> None:
     assert set(expected_outputs(BOXES_ONLY, rows=1, slots=1)) == set(expected) - {"masks"}
 
 
-@pytest.mark.parametrize("deployment", [DEPLOYMENT, BOXES_ONLY], ids=["masks", "boxes"])
+def test_key_points_are_heatmaps() -> None:
+    expected = expected_outputs(PERSONS, rows=2, slots=3)
+    assert expected["keypoints"] == (np.dtype(np.float32), (2, 3, 17, 56, 56))
+    assert set(expected) == {*expected_outputs(BOXES_ONLY, rows=2, slots=3), "keypoints"}
+    fewer = good(PERSONS) | {"keypoints": np.zeros((2, 3, 16, 56, 56), np.float32)}
+    assert not keep_contract(fewer, rows=2, deployment=PERSONS)
+
+
+@pytest.mark.parametrize(
+    "deployment", [DEPLOYMENT, BOXES_ONLY, PERSONS], ids=["masks", "boxes", "key points"]
+)
 def test_what_keeps_it(deployment: Deployment) -> None:
     outputs = good(deployment)
     assert keep_contract(outputs, rows=2, deployment=deployment)

@@ -1,11 +1,13 @@
 """Overlays: what is drawn where, and that any image can be drawn on."""
 
 import colorsys
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
+from mrcnn.description import KeypointRule
 from mrcnn.errors import MrcnnError
 from mrcnn.runtime import Detections, draw
 from mrcnn.runtime.overlay import instance_color
@@ -22,6 +24,20 @@ def detections(
         class_names=("__background__", name),
         image_size=size,
         mask_probs=np.ones((count, 28, 28), np.float32) if masks else None,
+    )
+
+
+TRIANGLE = KeypointRule(names=("left", "top", "right"), skeleton=((0, 1), (1, 2)))
+
+
+def pointed(points: list[list[float]], scores: list[float], size: tuple[int, int]) -> Detections:
+    """One detection of the whole image with three points."""
+    plain = detections([[0, 0, size[1], size[0]]], size, masks=False)
+    return replace(
+        plain,
+        keypoints=np.array([[[*point, 1] for point in points]], np.float32),
+        keypoint_scores=np.array([scores], np.float32),
+        keypoint_rule=TRIANGLE,
     )
 
 
@@ -67,6 +83,43 @@ def test_channel_order_is_that_of_the_image() -> None:
     found = detections([[20, 30, 70, 80]], (100, 120))
     turned = draw(np.ascontiguousarray(image[..., ::-1]), found)[..., ::-1]
     assert (draw(image, found, color="rgb") == turned).all()
+
+
+POINTS: list[list[float]] = [[60, 300], [200, 100], [340, 300]]
+# The middle of the line between the first two, that of the line between the last two, and of no line.
+FIRST_LINE, SECOND_LINE, NO_LINE = np.s_[196:205, 126:135], np.s_[196:205, 266:275], np.s_[296:305, 196:205]
+
+
+def test_sure_points_and_the_lines_between_them_are_drawn() -> None:
+    image = np.full((400, 400, 3), 60, np.uint8)
+    touched = changed(image, pointed(POINTS, [9, 9, 9], (400, 400)))
+    assert all(touched[round(y), round(x)] for x, y in POINTS)
+    assert touched[FIRST_LINE].any()
+    assert touched[SECOND_LINE].any()
+    assert not touched[NO_LINE].any()
+
+
+def test_points_below_the_threshold_are_left_out_with_their_lines() -> None:
+    image = np.full((400, 400, 3), 60, np.uint8)
+    found = pointed(POINTS, [9, 9, 1.5], (400, 400))
+    touched = changed(image, found)
+    assert touched[FIRST_LINE].any()
+    assert not touched[SECOND_LINE].any()
+    assert not touched[290:310, 330:350].any()
+    assert changed(image, found, min_point_score=1.0)[290:310, 330:350].any()
+
+
+def test_points_have_the_colour_of_their_detection() -> None:
+    image = np.full((400, 400, 3), 60, np.uint8)
+    drawn = draw(image, pointed(POINTS, [9, 9, 9], (400, 400)), color="rgb")
+    assert drawn[100, 200].tolist() == list(instance_color(0))
+
+
+@pytest.mark.parametrize("far", [1e10, -1e30])
+def test_points_far_outside_are_clipped(far: float) -> None:
+    image = np.zeros((40, 40, 3), np.uint8)
+    found = pointed([[far, far], [20, far], [far, 20]], [9, 9, 9], (40, 40))
+    assert draw(image, found).shape == image.shape
 
 
 def test_min_score_leaves_out_the_rest() -> None:

@@ -7,10 +7,14 @@ import pytest
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
+from mrcnn.description import KeypointRule
 from mrcnn.errors import MissingRequirementError, MrcnnError
 from mrcnn.runtime import Detections
 
 NAMES = ("__background__", "coin", "dog")
+
+
+TIP_AND_TAIL = KeypointRule(names=("tip", "tail"), skeleton=((0, 1),))
 
 
 def detections(count: int = 3, **changes: object) -> Detections:
@@ -126,6 +130,66 @@ def test_without_masks() -> None:
     assert all("segmentation" not in result for result in found.to_coco(1))
     assert found.to_supervision().mask is None
     assert found[0].mask_probs is None
+
+
+def pointed(count: int = 3, **changes: object) -> Detections:
+    """With two points each: the box's first corner, and the opposite one."""
+    boxes = detections(count).boxes
+    ones = np.ones((count, 2, 1), np.float32)
+    fields: dict[str, object] = {
+        "mask_probs": None,
+        "keypoints": np.concatenate([boxes.reshape(-1, 2, 2), ones], axis=2),
+        "keypoint_scores": np.arange(2 * count).reshape(count, 2),
+        "keypoint_rule": TIP_AND_TAIL,
+    }
+    return detections(count, **fields | changes)
+
+
+def test_key_points_go_with_their_detections() -> None:
+    found = pointed()
+    assert found[1].keypoints is not None
+    assert found[1].keypoints.tolist() == [[[35, 8, 1], [45, 28, 1]]]
+    assert found[np.array([2, 0])].keypoint_scores is not None
+    assert found[np.array([2, 0])].keypoint_scores.tolist() == [[4, 5], [0, 1]]
+    assert found[1:].keypoint_rule == TIP_AND_TAIL
+    assert found.keypoint_scores is not None
+    assert found.keypoint_scores.dtype == np.float32
+    assert detections().keypoints is None
+    assert pointed(0)[:].keypoints is not None
+
+
+def test_key_points_are_written_in_turn_and_load_in_pycocotools() -> None:
+    results = pointed().to_coco(17)
+    assert [result["keypoints"] for result in results] == [
+        [5, 8, 1, 15, 28, 1],
+        [35, 8, 1, 45, 28, 1],
+        [65, 8, 1, 75, 28, 1],
+    ]
+    assert all("keypoints" not in result for result in detections().to_coco(17))
+    truth = COCO()
+    truth.dataset = {"info": {}, "images": [{"id": 17}], "annotations": [], "categories": [{"id": 1}]}
+    truth.createIndex()
+    loaded = truth.loadRes(results)
+    assert [a["keypoints"] for a in loaded.loadAnns(loaded.getAnnIds())] == [r["keypoints"] for r in results]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"keypoints": np.zeros((3, 2, 2))}, r"keypoints must have shape \(3, 2, 3\) \(got \(3, 2, 2\)\)"),
+        ({"keypoints": np.zeros((3, 17, 3))}, r"keypoints must have shape \(3, 2, 3\)"),
+        ({"keypoint_scores": np.zeros((2, 2))}, r"keypoint_scores must have shape \(3, 2\)"),
+        ({"keypoints": np.full((3, 2, 3), np.nan)}, "keypoints has values that are not finite"),
+        ({"keypoint_scores": np.full((3, 2), np.inf)}, "keypoint_scores has values that are not finite"),
+        ({"keypoints": [["a"]]}, "keypoints must be an array of numbers"),
+        ({"keypoint_scores": None}, "keypoints, keypoint_scores and keypoint_rule come together"),
+        ({"keypoints": None}, "come together"),
+        ({"keypoint_rule": None}, "come together"),
+    ],
+)
+def test_key_points_that_do_not_fit_are_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(MrcnnError, match=message):
+        pointed(**changes)
 
 
 def test_nothing_found() -> None:

@@ -15,6 +15,7 @@ from mrcnn.checkpoint import Checkpoint
 from mrcnn.description import DetectionRule, ModelDescription, ProposalRule, ResizeRule
 from mrcnn.errors import MrcnnError
 from mrcnn.export.to_onnx import InputRule, export_onnx
+from mrcnn.families import COCO_PERSON
 from mrcnn.models import build_model
 from mrcnn.runtime import Detections, Runtime
 from mrcnn.runtime.backend_onnx import OnnxBackend
@@ -87,6 +88,28 @@ def test_every_slot_used(tiny_model: TinyModel) -> None:
 def test_model_without_masks(tiny_model: TinyModel) -> None:
     with Runtime(tiny_model(masks=False)) as runtime:
         assert runtime.infer(flat(30, 40)).mask_probs is None
+
+
+def test_model_with_key_points(tiny_model: TinyModel) -> None:
+    """By hand: each point lies in the middle of its cell, of which there are 56x56 in the box."""
+    with Runtime(tiny_model(keypoints=True, count=3)) as runtime:
+        found = runtime.infer(flat(100, 200))
+        again = runtime.infer(flat(100, 200))
+    assert found.mask_probs is None
+    assert found.keypoints is not None
+    assert found.keypoint_scores is not None
+    assert found.keypoint_rule == COCO_PERSON
+    corner, side = found.boxes[:, None, :2], (found.boxes[:, None, 2:] - found.boxes[:, None, :2])
+    point = np.arange(17)
+    expected = corner + side * (np.stack([3 * point, 2 * point], axis=1) + 0.5) / 56
+    # A point is the middle of the network's pixel that is nearest to the cell; at the border, where cells are
+    # repeated, that of its neighbour.
+    pixel = np.array([200 / 128, 100 / 64])
+    assert (np.abs(found.keypoints[..., :2] - expected) <= 0.7 * pixel).all()
+    assert (found.keypoints[..., 2] == 1).all()
+    # A pixel of the flattest box is 3.5 cells high, so that its middle is 1.75 from a cell at most.
+    np.testing.assert_allclose(found.keypoint_scores, 5, rtol=0, atol=0.2)
+    assert (again.keypoints == found.keypoints).all()
 
 
 def test_min_score(tiny_model: TinyModel) -> None:

@@ -54,6 +54,16 @@ def test_one_run_by_hand(make_lab: MakeLab) -> None:
     lab.assert_nothing_left()
 
 
+def test_key_points_are_an_output_like_others(make_lab: MakeLab) -> None:
+    lab = make_lab(model={"keypoints": True})
+    given = inputs((2, 64, 96))
+    expected = reference(lab).run(*given)
+    outputs = within(lab.open().start(given).outputs)
+    assert outputs["keypoints"].shape == (2, 4, 17, 56, 56)
+    assert_same(outputs, expected)
+    lab.assert_nothing_left()
+
+
 def test_what_it_tells(make_lab: MakeLab) -> None:
     lab = make_lab()
     backend = lab.open()
