@@ -176,7 +176,7 @@ def test_heads_that_see_nothing_stay_as_they_are(
             ["--precision", "int8"],
             "--precision int8 needs pictures to calibrate on: --calib DIR or COCO.json",
         ),
-        (["--calib", "photos"], "--calib is for --precision int8"),
+        (["--calib", "photos"], "--calib is for --precision fp16 or int8: add it"),
         (["--target", "cpu"], "--target is for --precision int8"),
         (["--precision", "fp16", "--max-ap-drop", "1"], "--max-ap-drop is for --precision int8"),
         (
@@ -226,6 +226,15 @@ def test_a_mistake_is_one_line(
     assert len(errors) == 1
     assert message in errors[0]
     assert not list(tmp_path.rglob("*.onnx"))
+
+
+def test_an_empty_name_is_not_the_current_folder(
+    compact_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        export(compact_onnx, tmp_path, "--precision", "int8", "--calib", "")
+    assert stopped.value.code == 2
+    assert "argument --calib: no name was given" in capsys.readouterr().err
 
 
 def test_pictures_among_others_and_pictures_smaller_than_a_stride_are_used(

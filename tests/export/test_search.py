@@ -63,6 +63,16 @@ def test_no_more_groups_are_returned_than_needed(needed: int) -> None:
     assert len(on_all) == len(set(on_all)) <= 6  # bisection, not one after the other
 
 
+@pytest.mark.parametrize("needed", [1, 20, 37, 63])
+def test_a_little_work_is_not_worth_another_pass(needed: int) -> None:
+    groups = {f"g{number:02}": 1 / 64 for number in range(64)}
+    made = MadeUp(**dict.fromkeys(groups, 1.0))
+    found = run(made, 64 - needed + 1e-9, groups)
+    assert found.reached
+    assert needed <= len(found.chosen.keep) <= needed + 2  # 2/64 = 3 %
+    assert len([few for _, few in made.calls if not few]) <= 7
+
+
 def test_a_limit_out_of_reach_returns_everything_and_says_so() -> None:
     found = search(
         MadeUp(a=1, b=1, c=1, d=1), lambda _: 5.0, work=WORK, limit=0.5, on_progress=lambda *_: None
