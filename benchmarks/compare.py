@@ -94,7 +94,9 @@ def print_table(report: dict[str, Any]) -> None:
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for line in cells:
         print("  " + _aligned(line, widths))
-    print("differences, parity AP (100 = equal) and speed are against the first model")
+    print(
+        "against the first model: differences, parity AP (100 = equal), speed (median of the rounds' ratios)"
+    )
 
 
 _OF_DATA = ("box AP", "mask AP")

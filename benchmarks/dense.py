@@ -54,7 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     except MrcnnError as error:
         print(f"dense: error: {error}", file=sys.stderr)
-        return 1
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("dense: interrupted", file=sys.stderr)
+        return 130
     if args.json is not None:
         write_json(args.json, document("dense", report))
     if args.json != "-":

@@ -78,8 +78,14 @@ def add_precision(group: Any) -> None:
         help="return layers to floating point until int8 loses at most so many points of AP (0…100); without "
         "annotations of parity AP, which is far stricter",
     )
-    add("--calib-cache", type=Path, metavar="FILE", help="default: model.calibration, beside what is written")
-    add("--recalibrate", action="store_true", help="replace a cache that was made from something else")
+    add(
+        "--calib-cache",
+        type=Path,
+        metavar="FILE",
+        help="keep the ranges there; one of other pictures or weights is refused (default: model.calibration "
+        "beside what is written, which is replaced then)",
+    )
+    add("--recalibrate", action="store_true", help="replace the cache, whatever it was made from")
 
 
 def precision_options(args: argparse.Namespace, *, cache: Path) -> "PrecisionOptions | None":
@@ -110,6 +116,7 @@ def precision_options(args: argparse.Namespace, *, cache: Path) -> "PrecisionOpt
         images=DEFAULT_IMAGES[args.precision] if args.calib_limit is None else args.calib_limit,
         observer=args.observer or "mse",
         max_ap_drop=args.max_ap_drop,
+        is_own_cache=args.calib_cache is not None,
         recalibrate=args.recalibrate,
     )
 

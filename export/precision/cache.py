@@ -21,9 +21,21 @@ _FORMAT = 1
 _BINDINGS = {
     "weights": "other weights",
     "graph": "another graph",
-    "images": "other pictures",
+    "images": "other pictures, or another --calib-limit",
     "settings": "another version of mrcnn or of its settings",
 }
+
+
+class StaleCacheError(MrcnnError):
+    """A cache that was made from something else.
+
+    Attributes:
+        origin: what that is, as "other weights".
+    """
+
+    def __init__(self, message: str, origin: str) -> None:
+        super().__init__(message)
+        self.origin = origin
 
 
 def save_cache(path: Path, statistics: Mapping[str, Statistics], binding: Mapping[str, str]) -> None:
@@ -62,7 +74,8 @@ def load_cache(path: Path, binding: Mapping[str, str]) -> dict[str, Statistics] 
     """The statistics in the file; None where there is none.
 
     Raises:
-        MrcnnError: the file is damaged, or was made from something else.
+        StaleCacheError: it was made from something else.
+        MrcnnError: the file is damaged.
     """
     try:
         content = read_regular(path, most_bytes=_LARGEST)
@@ -78,7 +91,8 @@ def load_cache(path: Path, binding: Mapping[str, str]) -> dict[str, Statistics] 
                 return _statistics(header["values"], arrays)
     except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile, RecursionError) as error:
         raise MrcnnError(f"{path}: not a calibration cache, or a damaged one: {remedy}") from error
-    raise MrcnnError(f"{path}: was made from {other[0] if other else _BINDINGS['settings']}: {remedy}")
+    origin = other[0] if other else _BINDINGS["settings"]
+    raise StaleCacheError(f"{path}: was made from {origin}: {remedy}", origin)
 
 
 def _statistics(values: Any, arrays: Any) -> dict[str, Statistics]:

@@ -41,6 +41,7 @@ class Calibration:
         view: the graph.
         statistics: of its values.
         detections: in each picture.
+        notes: what a user should know, one line each.
         key: changes with the weights, the graph, the pictures and how statistics are collected.
     """
 
@@ -48,6 +49,7 @@ class Calibration:
     statistics: Mapping[str, Statistics]
     detections: list[Detections]
     key: str
+    notes: tuple[str, ...] = ()
 
 
 def calibrate(
@@ -56,7 +58,7 @@ def calibrate(
     """Runs the float32 model in `source` on the pictures.
 
     Statistics that `options.cache` has already are taken from there; new ones are left there, unless the
-    pictures were drawn.
+    pictures were drawn. A cache of something else is replaced, but one that the user has named is refused.
 
     Raises:
         MrcnnError: the file is no float32 model of this project, the weights or the annotations are of no
@@ -72,17 +74,30 @@ def calibrate(
         "settings": _SETTINGS,
     }
     key = hashlib.sha256(repr(sorted(binding.items())).encode()).hexdigest()
-    use_cache = options.source is not None
-    known = cache.load_cache(options.cache, binding) if use_cache and not options.recalibrate else None
+    known, note = _cached(options, binding)
     if known is not None:
         on_step("running float32")
-        detections, _ = detect(source, images, range(len(images)), title="pictures", on_progress=on_part)
+        detections = detect(source, images, range(len(images)), title="pictures", on_progress=on_part)
     else:
         on_step("calibrating")
         known, detections = observe(seen, images, on_progress=on_part)
-        if use_cache:
+        if options.source is not None:
             cache.save_cache(options.cache, known, binding)
-    return Calibration(view=seen, statistics=known, detections=detections, key=key)
+    return Calibration(view=seen, statistics=known, detections=detections, key=key, notes=note)
+
+
+def _cached(
+    options: PrecisionOptions, binding: Mapping[str, str]
+) -> tuple[dict[str, Statistics] | None, tuple[str, ...]]:
+    """Statistics from before, and what should be said of a cache that is not used."""
+    if options.source is None or options.recalibrate:
+        return None, ()
+    try:
+        return cache.load_cache(options.cache, binding), ()
+    except cache.StaleCacheError as error:
+        if options.is_own_cache:
+            raise
+        return None, (f"calibrated anew: {options.cache} was made from {error.origin}",)
 
 
 def observe(

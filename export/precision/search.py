@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from mrcnn.export.precision.accuracy import Accuracy
 from mrcnn.files import write_text
@@ -24,8 +24,14 @@ _LEAST_WORK = 0.005
 # A share of the work that is not worth one more pass over all pictures.
 _FINE = 0.03
 
-# Accuracy of a variant that keeps these groups, on all pictures or on a few.
-Measure = Callable[[frozenset[str], bool], Accuracy]
+
+class Measure(Protocol):
+    """Accuracy of the variant that keeps these groups in floating point; on a few pictures if `few`.
+
+    `title` tells a user which measurement it is.
+    """
+
+    def __call__(self, keep: frozenset[str], few: bool, *, title: str) -> Accuracy: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,18 +63,12 @@ class Outcome:
 
 
 def search(
-    measure: Measure,
-    drop: Callable[[Accuracy], float],
-    *,
-    work: Mapping[str, float],
-    limit: float,
-    on_progress: Callable[[str, int, int], None],
+    measure: Measure, drop: Callable[[Accuracy], float], *, work: Mapping[str, float], limit: float
 ) -> Outcome:
     """The groups to return.
 
     Args:
-        measure: accuracy of the variant that keeps these groups in floating point; on a few pictures if True.
-        drop: points that it loses, on all pictures.
+        drop: points that a variant loses, on all pictures.
         work: each group's share of the multiplications, 0…1.
         limit: points that may be lost.
     """
@@ -77,15 +77,15 @@ def search(
 
     def step(number: int) -> Step:
         if number not in steps:
-            on_progress("groups returned", number, len(work))
             keep = tuple(order[:number])
-            accuracy = measure(frozenset(keep), False)
+            title = f"variant {len(steps) + 1}, {number} of {len(work)} groups in float"
+            accuracy = measure(frozenset(keep), False, title=title)
             steps[number] = Step(keep=keep, accuracy=accuracy, drop=drop(accuracy))
         return steps[number]
 
     if step(0).drop <= limit:
         return Outcome(chosen=steps[0], reached=True, steps=(steps[0],))
-    gains = _gains(measure, list(work), on_progress)
+    gains = _gains(measure, list(work))
     order += sorted(work, key=lambda group: -gains[group] / (work[group] + _LEAST_WORK))
     # Bisection, of which a good first guess spares the half of the steps: each takes minutes.
     low, high = 0, len(order)
@@ -117,14 +117,12 @@ def _expected(gains: Mapping[str, float], order: Sequence[str], *, share: float)
     return max(1, len(order) - 1)
 
 
-def _gains(
-    measure: Measure, groups: Sequence[str], on_progress: Callable[[str, int, int], None]
-) -> dict[str, float]:
-    before = measure(frozenset(), True)
+def _gains(measure: Measure, groups: Sequence[str]) -> dict[str, float]:
+    before = _mean(measure(frozenset(), True, title="gain of each group"))
     gains = {}
-    for number, group in enumerate(groups):
-        on_progress("sensitivity", number, len(groups))
-        gains[group] = _mean(measure(frozenset([group]), True)) - _mean(before)
+    for number, group in enumerate(groups, start=1):
+        title = f"gain of group {number} of {len(groups)}"
+        gains[group] = _mean(measure(frozenset([group]), True, title=title)) - before
     return gains
 
 
@@ -159,10 +157,10 @@ class Notebook:
     def remembering(self, measure: Measure) -> Measure:
         """`measure`, but each variant once."""
 
-        def remembered(keep: frozenset[str], few: bool) -> Accuracy:
+        def remembered(keep: frozenset[str], few: bool, *, title: str) -> Accuracy:
             name = json.dumps([few, sorted(keep)])
             if name not in self._known:
-                self._known[name] = measure(keep, few)
+                self._known[name] = measure(keep, few, title=title)
                 self._write()
             known: Accuracy = self._known[name]
             return known

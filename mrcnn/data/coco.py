@@ -40,13 +40,21 @@ class CocoDataset(DetectionDataset):
         path: the JSON document.
         images: the folder of the images; by default `images/` beside the document, or else its own folder.
         masks: whether `sample` gives masks. Every annotation then needs a segmentation.
+        option: how a user names the folder, for the error that asks for it.
 
     Raises:
         MrcnnError: a file is missing, is no such document, or contradicts itself.
     """
 
-    def __init__(self, path: Path | str, *, images: Path | str | None = None, masks: bool = True) -> None:
-        self._path = Path(path)
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        images: Path | str | None = None,
+        masks: bool = True,
+        option: str = "--images",
+    ) -> None:
+        self._path, self._option = Path(path), option
         document = read_document(self._path)
         categories = sorted(document["categories"], key=lambda category: category["id"])
         self.category_ids = (0, *(category["id"] for category in categories))
@@ -140,7 +148,7 @@ class CocoDataset(DetectionDataset):
         if missing:
             raise MrcnnError(
                 f"{folder}: lacks {len(missing)} of the {len(self._images)} images of {self._path}, "
-                f"the first is {missing[0]!a}; name their folder with --images"
+                f"the first is {missing[0]!a}; name their folder with {self._option}"
             )
         return folder
 
@@ -152,6 +160,8 @@ def read_document(path: Path) -> Json:
         MrcnnError: no such file, not JSON, a key missing, an annotation of an unknown image or category, or
             one that `check_annotation` refuses.
     """
+    if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises for a name of 300 characters
+        raise MrcnnError(f"{path}: is a folder, where a COCO document (.json) is needed")
     try:
         document = json.loads(read_regular(path, most_bytes=_LARGEST_DOCUMENT))
     except FileNotFoundError as error:

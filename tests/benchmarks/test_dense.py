@@ -63,6 +63,6 @@ def test_a_mistake_is_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("text.onnx").write_text("no model")
-    assert main([str(exported.model) if word == "MODEL" else word for word in words]) == 1
+    assert main([str(exported.model) if word == "MODEL" else word for word in words]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line

@@ -142,7 +142,12 @@ def test_a_cache_gives_back_what_was_saved(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "words"), [("weights", "other weights"), ("images", "other pictures"), ("graph", "another graph")]
+    ("key", "words"),
+    [
+        ("weights", "other weights"),
+        ("images", "other pictures, or another --calib-limit"),
+        ("graph", "another graph"),
+    ],
 )
 def test_a_cache_of_something_else_is_refused(key: str, words: str, tmp_path: Path) -> None:
     save_cache(tmp_path / "c", collect(small_view(), [feed(0, 1, 2, 3)]), BINDING)
