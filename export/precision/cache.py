@@ -3,7 +3,7 @@
 import io
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,18 @@ from mrcnn.files import atomic_path, read_regular
 # A file of one of our largest models has a few megabytes.
 _LARGEST = 256 << 20
 _FORMAT = 1
+
+# What NumPy and our own reading raise for a file that was tampered with.
+_DAMAGE = (
+    ValueError,
+    KeyError,
+    TypeError,
+    OSError,
+    EOFError,
+    zipfile.BadZipFile,
+    RecursionError,
+    MemoryError,
+)
 
 # Key of the binding → what it is to a user.
 _BINDINGS = {
@@ -70,8 +82,10 @@ def save_cache(path: Path, statistics: Mapping[str, Statistics], binding: Mappin
         temporary.write_bytes(content.getvalue())
 
 
-def load_cache(path: Path, binding: Mapping[str, str]) -> dict[str, Statistics] | None:
-    """The statistics in the file; None where there is none.
+def load_cache(
+    path: Path, binding: Mapping[str, str], *, names: Collection[str]
+) -> dict[str, Statistics] | None:
+    """The statistics in the file, which are of values with these names; None where there is no file.
 
     Raises:
         StaleCacheError: it was made from something else.
@@ -88,8 +102,11 @@ def load_cache(path: Path, binding: Mapping[str, str]) -> dict[str, Statistics] 
             found = header["binding"]
             other = [what for key, what in _BINDINGS.items() if found[key] != binding[key]]
             if not other and header["format"] == _FORMAT:
-                return _statistics(header["values"], arrays)
-    except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile, RecursionError) as error:
+                statistics = _statistics(header["values"], arrays)
+                if not statistics or not statistics.keys() <= set(names):
+                    raise ValueError("names")
+                return statistics
+    except _DAMAGE as error:
         raise MrcnnError(f"{path}: not a calibration cache, or a damaged one: {remedy}") from error
     origin = other[0] if other else _BINDINGS["settings"]
     raise StaleCacheError(f"{path}: was made from {origin}: {remedy}", origin)

@@ -4,7 +4,7 @@ Both come of one pass, since on a CPU it is the float32 model that takes the tim
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,7 +21,7 @@ from mrcnn.export.precision.accuracy import detect
 from mrcnn.export.precision.images import CalibrationImages
 from mrcnn.export.precision.layers import GraphView, view
 from mrcnn.export.precision.options import PrecisionOptions
-from mrcnn.export.precision.statistics import Collector, Statistics
+from mrcnn.export.precision.statistics import Collector, Statistics, observed
 from mrcnn.runtime import Detections
 from mrcnn.runtime.backend_onnx import OnnxBackend
 from mrcnn.runtime.jobs import Jobs
@@ -67,6 +67,8 @@ def calibrate(
     model = onnx.load(source)
     deployment = _checked(source, read_deployment(model), images)
     seen = view(model)
+    if not seen.layers:
+        raise MrcnnError(f"{source}: no layer has constant weights that could be converted: export it again")
     binding = {
         "weights": deployment.weights_sha256,
         "graph": hashlib.sha256(source.read_bytes()).hexdigest(),
@@ -74,7 +76,7 @@ def calibrate(
         "settings": _SETTINGS,
     }
     key = hashlib.sha256(repr(sorted(binding.items())).encode()).hexdigest()
-    known, note = _cached(options, binding)
+    known, note = _cached(options, binding, observed(seen))
     if known is not None:
         on_step("running float32")
         detections = detect(source, images, range(len(images)), title="pictures", on_progress=on_part)
@@ -87,13 +89,13 @@ def calibrate(
 
 
 def _cached(
-    options: PrecisionOptions, binding: Mapping[str, str]
+    options: PrecisionOptions, binding: Mapping[str, str], names: Collection[str]
 ) -> tuple[dict[str, Statistics] | None, tuple[str, ...]]:
     """Statistics from before, and what should be said of a cache that is not used."""
     if options.source is None or options.recalibrate:
         return None, ()
     try:
-        return cache.load_cache(options.cache, binding), ()
+        return cache.load_cache(options.cache, binding, names=names), ()
     except cache.StaleCacheError as error:
         if options.is_own_cache:
             raise

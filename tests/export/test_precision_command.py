@@ -289,6 +289,26 @@ def test_weights_that_are_not_finite_are_named(
         )
 
 
+def test_a_graph_without_constant_weights_is_refused(
+    compact_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = onnx.load(compact_onnx)
+    constants = {tensor.name for tensor in model.graph.initializer}
+    nodes = []
+    for node in model.graph.node:
+        if node.op_type in ("Conv", "Gemm", "ConvTranspose") and node.input[1] in constants:
+            copied = f"{node.output[0]}/weight"
+            nodes.append(onnx.helper.make_node("Identity", [node.input[1]], [copied], name=copied))
+            node.input[1] = copied
+        nodes.append(onnx.NodeProto.FromString(node.SerializeToString()))
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.save(model, tmp_path / "model.onnx")
+    options = ["--precision", "int8", "--target", "cpu", "--calib", str(make_photographs(tmp_path, 1))]
+    assert export(tmp_path / "model.onnx", tmp_path, *options) == 2
+    assert "no layer has constant weights that could be converted" in capsys.readouterr().err
+
+
 def test_a_cache_of_other_pictures_is_refused_and_replaced_on_demand(
     compact_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
