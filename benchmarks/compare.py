@@ -94,7 +94,9 @@ def print_table(report: dict[str, Any]) -> None:
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for line in cells:
         print("  " + _aligned(line, widths))
-    print("differences, parity AP (100 = equal) and speed are against the first model")
+    print(
+        "against the first model: differences, parity AP (100 = equal), speed (median of the rounds' ratios)"
+    )
 
 
 _OF_DATA = ("box AP", "mask AP")
@@ -118,8 +120,9 @@ def _row(entry: dict[str, Any], *, first: bool) -> dict[str, str]:
 
 
 def _average_precision(scores: dict[str, float | None] | None, difference: float | None) -> str:
-    shown = _number(None if scores is None else scores["AP"], ".1f")
-    return shown if difference is None else f"{shown} ({difference:+.1f})"
+    shown = _number(None if scores is None else scores["AP"], ".2f")
+    # A hundredth is what an export may lose; adding 0 makes 0 of -0.
+    return shown if difference is None else f"{shown} ({round(difference, 2) + 0.0:+.2f})"
 
 
 def _number(value: float | None, form: str) -> str:

@@ -184,6 +184,8 @@ def _contender(
         notes += assumptions
     if fixed := fixed_input(model.ranges):
         notes.append(f"its {fixed}")
+    if model.quantized_for == "tensorrt" and path.suffix == ".onnx":
+        notes.append("is laid out for TensorRT: its time on ONNX Runtime says nothing")
     if model.device != first.device:
         notes.append(f"runs on {model.device}, the first model on {first.device}")
     return _Contender(

@@ -27,7 +27,7 @@ _FLAGS = (
 def add_sizes(group: Any) -> None:
     add = group.add_argument
     add("--shape", type=_size, default=None, metavar="HxW", help="one size for all images; default: any size")
-    add("--bucket", type=_bucket, action="append", default=[], metavar="HxW", help="one of several sizes")
+    add("--bucket", type=sides, action="append", default=[], metavar="HxW", help="one of several sizes")
     add("--min-shape", type=_shape, metavar="[Bx]HxW", help="the least of a range of sizes")
     add("--opt-shape", type=_shape, metavar="[Bx]HxW", help="the size for which TensorRT tunes the range")
     add("--max-shape", type=_shape, metavar="[Bx]HxW", help="the largest")
@@ -53,7 +53,7 @@ def add_precision(group: Any) -> None:
     )
     add(
         "--calib",
-        type=Path,
+        type=_named,
         metavar="DIR|COCO.json",
         help="pictures to choose the ranges by; with annotations the loss is told in AP",
     )
@@ -78,8 +78,14 @@ def add_precision(group: Any) -> None:
         help="return layers to floating point until int8 loses at most so many points of AP (0…100); without "
         "annotations of parity AP, which is far stricter",
     )
-    add("--calib-cache", type=Path, metavar="FILE", help="default: model.calibration, beside what is written")
-    add("--recalibrate", action="store_true", help="replace a cache that was made from something else")
+    add(
+        "--calib-cache",
+        type=Path,
+        metavar="FILE",
+        help="keep the ranges there; one of other pictures or weights is refused (default: model.calibration "
+        "beside what is written, which is replaced then)",
+    )
+    add("--recalibrate", action="store_true", help="replace the cache, whatever it was made from")
 
 
 def precision_options(args: argparse.Namespace, *, cache: Path) -> "PrecisionOptions | None":
@@ -90,12 +96,15 @@ def precision_options(args: argparse.Namespace, *, cache: Path) -> "PrecisionOpt
     """
     from mrcnn.export.precision.options import DEFAULT_IMAGES, PrecisionOptions
 
-    of_int8 = ("target", "observer", "max_ap_drop")
-    of_pictures = ("calib", "calib_images", "calib_limit", "calib_cache", "recalibrate")
-    vain = {"fp32": (*of_int8, *of_pictures), "fp16": of_int8, "int8": ()}[args.precision]
-    for name in vain:
-        if getattr(args, name) not in (None, False):
-            raise MrcnnError(f"--{name.replace('_', '-')} is for --precision int8: leave one of them out")
+    needs: dict[str, tuple[str, ...]] = {
+        **dict.fromkeys(("target", "observer", "max_ap_drop"), ("int8",)),
+        **dict.fromkeys(("calib", "calib_images", "calib_limit"), ("fp16", "int8")),
+        **dict.fromkeys(("calib_cache", "recalibrate"), ("fp16", "int8")),
+    }
+    for name, precisions in needs.items():
+        if args.precision not in precisions and getattr(args, name) not in (None, False):
+            wanted = " or ".join(precisions)
+            raise MrcnnError(f"--{name.replace('_', '-')} is for --precision {wanted}: add it")
     if args.precision == "fp32":
         return None
     return PrecisionOptions(
@@ -107,6 +116,7 @@ def precision_options(args: argparse.Namespace, *, cache: Path) -> "PrecisionOpt
         images=DEFAULT_IMAGES[args.precision] if args.calib_limit is None else args.calib_limit,
         observer=args.observer or "mse",
         max_ap_drop=args.max_ap_drop,
+        is_own_cache=args.calib_cache is not None,
         recalibrate=args.recalibrate,
     )
 
@@ -167,11 +177,19 @@ def _words(shape: tuple[int | None, ...]) -> str:
     return "x".join(str(side) for side in shape if side is not None)
 
 
+def _named(text: str) -> Path:
+    """Not the current folder, where a variable of a script is empty."""
+    if not text:
+        raise argparse.ArgumentTypeError("no name was given")
+    return Path(text)
+
+
 def _size(text: str) -> tuple[int, int] | None:
-    return None if text == "dynamic" else _bucket(text)
+    return None if text == "dynamic" else sides(text)
 
 
-def _bucket(text: str) -> tuple[int, int]:
+def sides(text: str) -> tuple[int, int]:
+    """An argument HxW: (height, width) in pixels."""
     match = re.fullmatch(r"(\d{1,6})[x×](\d{1,6})", text)
     if match is None:
         raise argparse.ArgumentTypeError(f"expected HxW such as 800x1344 (got {text!r})")

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from threading import Event, Thread
 from types import TracebackType
 from typing import Any
 
@@ -21,6 +22,7 @@ class Progress:
         self._words = ""
         self._shown = 0.0
         self._bar: Any = None
+        self._ended = Event()
 
     def __enter__(self) -> "Progress":
         return self
@@ -28,6 +30,7 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._ended.set()
         if self._bar is not None:
             self._bar.close()
 
@@ -38,10 +41,17 @@ class Progress:
         if self._bar is None:
             form = "{desc} [{n_fmt}/{total_fmt}] {elapsed}"
             self._bar = tqdm(total=self._steps, leave=False, bar_format=form)
+            if sys.stderr.isatty():
+                Thread(target=self._tick, daemon=True).start()
         self._words = words
         self._bar.set_description_str(words, refresh=False)
         self._bar.update()
         self._bar.refresh()
+
+    def _tick(self) -> None:
+        """The clock goes on while a step says nothing."""
+        while not self._ended.wait(1.0):
+            self._bar.refresh()
 
     def part(self, title: str, done: int, of: int) -> None:
         """How far a part of the step is; may be called from any thread."""

@@ -3,6 +3,8 @@
 import argparse
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,7 @@ from mrcnn.files import write_json
 
 if TYPE_CHECKING:
     from mrcnn.description import Deployment
+    from mrcnn.export.precision.images import CalibrationImages
     from mrcnn.export.precision.options import PrecisionOptions
     from mrcnn.export.profiles import SizeWishes
     from mrcnn.sidecar import Profile
@@ -92,13 +95,14 @@ def run(args: argparse.Namespace) -> int:
     built: dict[str, Any] = {}
     missing: MissingRequirementError | None = None
     steps = (4 if from_checkpoint else 1) + (0 if precision is None else precision.steps) + has_engine
-    with Progress(steps) as progress:
+    # Pictures that are no use are told before the work.
+    with _pictures(precision) as images, Progress(steps) as progress:
         if from_checkpoint:
             exported = _export(args, files, wishes, progress)
         else:
             exported = _read_onnx(files.onnx, wishes, progress, builds=has_engine)
-        if precision is not None:
-            exported = _convert(files, exported, precision, progress)
+        if precision is not None and images is not None:
+            exported = _convert(files, exported, precision, images, progress)
         if has_engine:
             try:
                 built = _build(args, files, exported, progress)
@@ -140,12 +144,12 @@ class Exported:
 
 def _export(args: argparse.Namespace, files: Files, wishes: "SizeWishes", progress: Progress) -> Exported:
     """The checkpoint's ONNX file."""
+    progress.step("reading the checkpoint")  # PyTorch alone takes seconds to load
     from mrcnn.checkpoint import load_checkpoint
     from mrcnn.export.profiles import choose_profiles
     from mrcnn.export.to_onnx import InputRule, export_onnx
 
     inputs = InputRule(size=wishes.shape, batch=wishes.batch, dtype=args.input_dtype or "float32")
-    progress.step("reading the checkpoint")
     checkpoint = load_checkpoint(args.model)
     checkpoint = replace(checkpoint, description=overrides.described(checkpoint.description, args))
     rule = checkpoint.description.resize
@@ -189,11 +193,30 @@ def _read_onnx(path: Path, wishes: "SizeWishes", progress: Progress, *, builds: 
     return Exported(deployment=deployment, profiles=profiles, report={"onnx": str(path)})
 
 
-def _convert(files: Files, exported: Exported, options: "PrecisionOptions", progress: Progress) -> Exported:
+@contextmanager
+def _pictures(options: "PrecisionOptions | None") -> "Iterator[CalibrationImages | None]":
+    if options is None:
+        yield None
+        return
+    from mrcnn.export.precision.convert import calibration_images
+
+    with calibration_images(options) as images:
+        yield images
+
+
+def _convert(
+    files: Files,
+    exported: Exported,
+    options: "PrecisionOptions",
+    images: "CalibrationImages",
+    progress: Progress,
+) -> Exported:
     """The same in a lower precision."""
     from mrcnn.export.precision.convert import convert
 
-    converted = convert(files.onnx, files.graph, options, on_step=progress.step, on_part=progress.part)
+    converted = convert(
+        files.onnx, files.graph, options, images=images, on_step=progress.step, on_part=progress.part
+    )
     target = options.target if options.precision == "int8" else None
     deployment = replace(exported.deployment, precision=options.precision, quantized_for=target)
     return replace(exported, deployment=deployment, report=exported.report | {"converted": converted})

@@ -67,9 +67,12 @@ def atomic_paths(*paths: Path | str) -> Iterator[list[Path]]:
 
 def require_writable(path: Path) -> None:
     """Raises MrcnnError where `path` is known not to be writable; nothing is created."""
-    if path.is_dir():
-        raise MrcnnError(f"cannot write {path}: it is a folder")
-    existing = next(folder for folder in path.absolute().parents if folder.exists())
+    try:
+        if path.is_dir():
+            raise MrcnnError(f"cannot write {path}: it is a folder")
+        existing = next(folder for folder in path.absolute().parents if folder.exists())
+    except (OSError, ValueError) as error:  # a name that is too long, or holds a null character
+        raise MrcnnError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
     if not existing.is_dir():
         raise MrcnnError(f"cannot write {path}: {existing} is not a folder")
     if not os.access(existing, os.W_OK):

@@ -26,6 +26,7 @@ class OpenModel:
         device: where it runs: "cpu", "cuda", …
         weights_sha256: hash of the checkpoint's weights; of an exported model, of those it was made from.
         ranges: the network inputs that an exported model is run at; none for a checkpoint, which takes any.
+        quantized_for: of an INT8 graph, "tensorrt" or "cpu".
         assumptions: what the file left open and how it was decided, one line each.
     """
 
@@ -36,6 +37,7 @@ class OpenModel:
     weights_sha256: str
     ranges: tuple[InputRange, ...] = ()
     assumptions: tuple[str, ...] = ()
+    quantized_for: str | None = None
 
 
 @contextmanager
@@ -65,6 +67,7 @@ def open_model(path: Path, *, device: str = "cpu", threads: int | None = None) -
                 device=runtime.device,
                 weights_sha256=runtime.deployment.weights_sha256,
                 ranges=runtime.ranges,
+                quantized_for=runtime.deployment.quantized_for,
             )
         return
     from mrcnn.checkpoint import load_checkpoint

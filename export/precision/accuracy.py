@@ -1,4 +1,4 @@
-"""How good a variant of a model is on the pictures that it was calibrated with, and how fast it runs."""
+"""How good a variant of a model is on the pictures that it was calibrated with, and how fast it is."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from mrcnn.runtime import Detections, Runtime
 OnPart = Callable[[str, int, int], None]
 
 # Pictures for a comparison of speeds.
-_TIMED = 6
+_TIMED = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,15 +28,12 @@ class Accuracy:
         parity_box, parity_mask: AP with the float32 model's detections as the truth; the masks' is None for
             models without.
         box, mask: COCO AP, where the pictures are annotated.
-        milliseconds: of a picture, from its pixels to its detections on this machine's CPU; the median. None
-            where it says nothing.
     """
 
     parity_box: float | None
     parity_mask: float | None
     box: float | None = None
     mask: float | None = None
-    milliseconds: float | None = None
 
     @property
     def parity(self) -> float:
@@ -49,17 +46,14 @@ class Accuracy:
 
 def detect(
     model: Path, images: CalibrationImages, places: Sequence[int], *, title: str, on_progress: OnPart
-) -> tuple[list[Detections], float]:
-    """What a model finds in the pictures at `places`, and the median of their milliseconds."""
-    found, seconds = [], []
+) -> list[Detections]:
+    """What a model finds in the pictures at `places`."""
+    found = []
     with Runtime(model, device="cpu") as runtime:
         for done, place in enumerate(places):
             on_progress(title, done, len(places))
-            pixels = images.read(place)
-            start = time.perf_counter()
-            found.append(runtime.infer(pixels, color="rgb"))
-            seconds.append(time.perf_counter() - start)
-    return found, 1e3 * float(np.median(seconds))
+            found.append(runtime.infer(images.read(place), color="rgb"))
+    return found
 
 
 def alternate(models: Sequence[Path], images: CalibrationImages, *, on_progress: OnPart) -> list[float]:
@@ -95,7 +89,7 @@ class Judge:
         self._tell = on_progress
         self._reference = [findings_of(one) for one in float32]
         self.has_masks = any(one.rles is not None for one in self._reference)
-        self.reference = self._accuracy(float32, range(len(images)), None)
+        self.reference = self._accuracy(float32, range(len(images)))
 
     @property
     def is_annotated(self) -> bool:
@@ -105,22 +99,19 @@ class Judge:
     def accuracy(self, model: Path, *, places: Sequence[int] | None = None, title: str) -> Accuracy:
         """Runs a variant on the pictures at `places`, or on all."""
         places = range(len(self._images)) if places is None else places
-        found, milliseconds = detect(model, self._images, places, title=title, on_progress=self._tell)
-        return self._accuracy(found, places, milliseconds)
+        found = detect(model, self._images, places, title=title, on_progress=self._tell)
+        return self._accuracy(found, places)
 
     def drop(self, accuracy: Accuracy) -> float:
-        """How far it is from float32, in points: of COCO's AP, or of parity AP without annotations.
+        """The points that it loses on all pictures: of COCO's AP, or of parity AP without annotations.
 
-        Of boxes and masks the greater, on all pictures. A gain counts as a loss does: rounding has changed
-        what is found, and on other pictures chance may go the other way.
+        Of boxes and masks the greater loss; 0 where both gain.
         """
         if not self.is_annotated:
             return 100 - accuracy.parity
-        return max(
-            abs(before - after)
-            for before, after in ((self.reference.box, accuracy.box), (self.reference.mask, accuracy.mask))
-            if before is not None and after is not None
-        )
+        pairs = ((self.reference.box, accuracy.box), (self.reference.mask, accuracy.mask))
+        losses = [before - after for before, after in pairs if before is not None and after is not None]
+        return max([0.0, *losses])
 
     def _results(self, detections: Detections, place: int) -> list[dict[str, Any]]:
         """COCO results with the categories of the annotations; none without annotations."""
@@ -133,9 +124,7 @@ class Judge:
         image_id = dataset.image_id(self._images.indices[place])
         return with_categories(detections.to_coco(image_id), category_ids)
 
-    def _accuracy(
-        self, detections: Sequence[Detections], places: Sequence[int], milliseconds: float | None
-    ) -> Accuracy:
+    def _accuracy(self, detections: Sequence[Detections], places: Sequence[int]) -> Accuracy:
         reference = [self._reference[place] for place in places]
         found = [findings_of(one) for one in detections]
         pairs = zip(detections, places, strict=True)
@@ -145,7 +134,6 @@ class Judge:
             parity_mask=parity_ap(reference, found, kind="segm") if self.has_masks else None,
             box=box,
             mask=mask,
-            milliseconds=milliseconds,
         )
 
     def _coco(

@@ -3,7 +3,7 @@
 import io
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,37 @@ from mrcnn.files import atomic_path, read_regular
 _LARGEST = 256 << 20
 _FORMAT = 1
 
+# What NumPy and our own reading raise for a file that was tampered with.
+_DAMAGE = (
+    ValueError,
+    KeyError,
+    TypeError,
+    OSError,
+    EOFError,
+    zipfile.BadZipFile,
+    RecursionError,
+    MemoryError,
+)
+
 # Key of the binding → what it is to a user.
 _BINDINGS = {
     "weights": "other weights",
     "graph": "another graph",
-    "images": "other pictures",
+    "images": "other pictures, or another --calib-limit",
     "settings": "another version of mrcnn or of its settings",
 }
+
+
+class StaleCacheError(MrcnnError):
+    """A cache that was made from something else.
+
+    Attributes:
+        origin: what that is, as "other weights".
+    """
+
+    def __init__(self, message: str, origin: str) -> None:
+        super().__init__(message)
+        self.origin = origin
 
 
 def save_cache(path: Path, statistics: Mapping[str, Statistics], binding: Mapping[str, str]) -> None:
@@ -58,11 +82,14 @@ def save_cache(path: Path, statistics: Mapping[str, Statistics], binding: Mappin
         temporary.write_bytes(content.getvalue())
 
 
-def load_cache(path: Path, binding: Mapping[str, str]) -> dict[str, Statistics] | None:
-    """The statistics in the file; None where there is none.
+def load_cache(
+    path: Path, binding: Mapping[str, str], *, names: Collection[str]
+) -> dict[str, Statistics] | None:
+    """The statistics in the file, which are of values with these names; None where there is no file.
 
     Raises:
-        MrcnnError: the file is damaged, or was made from something else.
+        StaleCacheError: it was made from something else.
+        MrcnnError: the file is damaged.
     """
     try:
         content = read_regular(path, most_bytes=_LARGEST)
@@ -75,10 +102,14 @@ def load_cache(path: Path, binding: Mapping[str, str]) -> dict[str, Statistics] 
             found = header["binding"]
             other = [what for key, what in _BINDINGS.items() if found[key] != binding[key]]
             if not other and header["format"] == _FORMAT:
-                return _statistics(header["values"], arrays)
-    except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile, RecursionError) as error:
+                statistics = _statistics(header["values"], arrays)
+                if not statistics or not statistics.keys() <= set(names):
+                    raise ValueError("names")
+                return statistics
+    except _DAMAGE as error:
         raise MrcnnError(f"{path}: not a calibration cache, or a damaged one: {remedy}") from error
-    raise MrcnnError(f"{path}: was made from {other[0] if other else _BINDINGS['settings']}: {remedy}")
+    origin = other[0] if other else _BINDINGS["settings"]
+    raise StaleCacheError(f"{path}: was made from {origin}: {remedy}", origin)
 
 
 def _statistics(values: Any, arrays: Any) -> dict[str, Statistics]:

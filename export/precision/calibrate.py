@@ -4,7 +4,7 @@ Both come of one pass, since on a CPU it is the float32 model that takes the tim
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,7 +21,7 @@ from mrcnn.export.precision.accuracy import detect
 from mrcnn.export.precision.images import CalibrationImages
 from mrcnn.export.precision.layers import GraphView, view
 from mrcnn.export.precision.options import PrecisionOptions
-from mrcnn.export.precision.statistics import Collector, Statistics
+from mrcnn.export.precision.statistics import Collector, Statistics, observed
 from mrcnn.runtime import Detections
 from mrcnn.runtime.backend_onnx import OnnxBackend
 from mrcnn.runtime.jobs import Jobs
@@ -41,6 +41,7 @@ class Calibration:
         view: the graph.
         statistics: of its values.
         detections: in each picture.
+        notes: what a user should know, one line each.
         key: changes with the weights, the graph, the pictures and how statistics are collected.
     """
 
@@ -48,6 +49,7 @@ class Calibration:
     statistics: Mapping[str, Statistics]
     detections: list[Detections]
     key: str
+    notes: tuple[str, ...] = ()
 
 
 def calibrate(
@@ -56,7 +58,7 @@ def calibrate(
     """Runs the float32 model in `source` on the pictures.
 
     Statistics that `options.cache` has already are taken from there; new ones are left there, unless the
-    pictures were drawn.
+    pictures were drawn. A cache of something else is replaced, but one that the user has named is refused.
 
     Raises:
         MrcnnError: the file is no float32 model of this project, the weights or the annotations are of no
@@ -65,6 +67,8 @@ def calibrate(
     model = onnx.load(source)
     deployment = _checked(source, read_deployment(model), images)
     seen = view(model)
+    if not seen.layers:
+        raise MrcnnError(f"{source}: no layer has constant weights that could be converted: export it again")
     binding = {
         "weights": deployment.weights_sha256,
         "graph": hashlib.sha256(source.read_bytes()).hexdigest(),
@@ -72,17 +76,30 @@ def calibrate(
         "settings": _SETTINGS,
     }
     key = hashlib.sha256(repr(sorted(binding.items())).encode()).hexdigest()
-    use_cache = options.source is not None
-    known = cache.load_cache(options.cache, binding) if use_cache and not options.recalibrate else None
+    known, note = _cached(options, binding, observed(seen))
     if known is not None:
         on_step("running float32")
-        detections, _ = detect(source, images, range(len(images)), title="pictures", on_progress=on_part)
+        detections = detect(source, images, range(len(images)), title="pictures", on_progress=on_part)
     else:
         on_step("calibrating")
         known, detections = observe(seen, images, on_progress=on_part)
-        if use_cache:
+        if options.source is not None:
             cache.save_cache(options.cache, known, binding)
-    return Calibration(view=seen, statistics=known, detections=detections, key=key)
+    return Calibration(view=seen, statistics=known, detections=detections, key=key, notes=note)
+
+
+def _cached(
+    options: PrecisionOptions, binding: Mapping[str, str], names: Collection[str]
+) -> tuple[dict[str, Statistics] | None, tuple[str, ...]]:
+    """Statistics from before, and what should be said of a cache that is not used."""
+    if options.source is None or options.recalibrate:
+        return None, ()
+    try:
+        return cache.load_cache(options.cache, binding, names=names), ()
+    except cache.StaleCacheError as error:
+        if options.is_own_cache:
+            raise
+        return None, (f"calibrated anew: {options.cache} was made from {error.origin}",)
 
 
 def observe(

@@ -1,8 +1,9 @@
 """From a float32 graph to one in FP16 or INT8, with the proof of what that costs."""
 
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,7 +15,7 @@ from mrcnn.export.precision.accuracy import Accuracy, Judge, alternate
 from mrcnn.export.precision.calibrate import Calibration, OnPart, OnStep, calibrate
 from mrcnn.export.precision.images import CalibrationImages, open_images
 from mrcnn.export.precision.observers import OBSERVERS
-from mrcnn.export.precision.options import PrecisionOptions
+from mrcnn.export.precision.options import DEFAULT_IMAGES, PrecisionOptions
 from mrcnn.files import atomic_path
 
 
@@ -25,20 +26,29 @@ class _Converted:
     Attributes:
         facts: for the report.
         accuracy: where a search has measured just this graph.
+        milliseconds: of a picture in float32 and in this precision, where a search has taken the time.
     """
 
     model: onnx.ModelProto
     facts: Mapping[str, Any]
     accuracy: Accuracy | None = None
+    milliseconds: Sequence[float] | None = None
 
 
 def convert(
-    source: Path, target: Path, options: PrecisionOptions, *, on_step: OnStep, on_part: OnPart
+    source: Path,
+    target: Path,
+    options: PrecisionOptions,
+    *,
+    images: CalibrationImages,
+    on_step: OnStep,
+    on_part: OnPart,
 ) -> dict[str, Any]:
     """Writes `target` and beside it the report, as JSON and, where matplotlib is, as a plot.
 
     Args:
         source: a float32 ONNX file that `mrcnn export` wrote.
+        images: to calibrate on, from `calibration_images`.
         on_step: called with a few words at the start of each of `options.steps`.
         on_part: called with a title, a count and a total within a step.
 
@@ -49,34 +59,42 @@ def convert(
         MrcnnError: the pictures or the weights are of no use, a cache is another's, or a file cannot be
             written. `target` is not there then.
     """
-    with _pictures(options) as images:
-        known = calibrate(source, images, options, on_step=on_step, on_part=on_part)
-        judge = Judge(known.detections, images, on_progress=on_part)
-        if options.precision == "fp16":
-            converted = _to_fp16(known)
-        else:
-            converted = _to_int8(known, images, judge, options, target, on_step, on_part)
-        with atomic_path(target) as temporary:
-            onnx.save(converted.model, temporary)
-            on_step("judging the result")
-            after = converted.accuracy or judge.accuracy(temporary, title="pictures")
-            before, after = _timed(source, temporary, images, judge.reference, after, options, on_part)
+    known = calibrate(source, images, options, on_step=on_step, on_part=on_part)
+    judge = Judge(known.detections, images, on_progress=on_part)
+    if options.precision == "fp16":
+        converted = _to_fp16(known)
+    else:
+        converted = _Int8(source, known, images, judge, options, on_part).convert(target, on_step)
+    with atomic_path(target) as temporary:
+        onnx.save(converted.model, temporary)
+        on_step("judging the result")
+        after = converted.accuracy or judge.accuracy(temporary, title="pictures")
+        times = converted.milliseconds
+        # A graph for a GPU has no time of a CPU.
+        if times is None and options.precision == "int8" and options.target == "cpu":
+            times = alternate([source, temporary], images, on_progress=on_part)
     found = {
         "precision": options.precision,
         "target": options.target if options.precision == "int8" else None,
         "images": len(images),
         "annotated": judge.is_annotated,
-        "float32": before.to_dict(),
+        "float32": judge.reference.to_dict(),
         "accuracy": after.to_dict(),
+        "milliseconds": None if times is None else [round(value, 2) for value in times],
         "ap_drop": round(judge.drop(after), 4),
-        "notes": _notes(options, images),
+        "notes": [*known.notes, *_notes(options, images, judge, converted)],
         **converted.facts,
     }
     return report.write(target, found)
 
 
 @contextmanager
-def _pictures(options: PrecisionOptions) -> Iterator[CalibrationImages]:
+def calibration_images(options: PrecisionOptions) -> Iterator[CalibrationImages]:
+    """The pictures that the options name, or drawn ones.
+
+    Raises:
+        MrcnnError: there are none that are usable.
+    """
     if options.source is not None:
         yield open_images(options.source, folder=options.folder, limit=options.images)
         return
@@ -87,26 +105,21 @@ def _pictures(options: PrecisionOptions) -> Iterator[CalibrationImages]:
         yield open_images(Path(folder), folder=None, limit=options.images)
 
 
-def _notes(options: PrecisionOptions, images: CalibrationImages) -> list[str]:
+def _notes(
+    options: PrecisionOptions, images: CalibrationImages, judge: Judge, converted: _Converted
+) -> list[str]:
     if options.source is None:
         return ["ranges come from drawn shapes: --calib DIR has them from your pictures"]
-    return list(images.notes)
-
-
-def _timed(
-    source: Path,
-    target: Path,
-    images: CalibrationImages,
-    before: Accuracy,
-    after: Accuracy,
-    options: PrecisionOptions,
-    on_part: OnPart,
-) -> tuple[Accuracy, Accuracy]:
-    """With the times of both models in turn. A graph for a GPU has none: here its time says nothing."""
-    if options.precision != "int8" or options.target != "cpu":
-        return replace(before, milliseconds=None), replace(after, milliseconds=None)
-    times = alternate([source, target], images, on_progress=on_part)
-    return replace(before, milliseconds=times[0]), replace(after, milliseconds=times[1])
+    notes = list(images.notes)
+    limit = options.max_ap_drop
+    if limit is not None and judge.is_annotated and len(images) < DEFAULT_IMAGES["int8"]:
+        notes.append(
+            f"on {len(images)} pictures AP moves by a point or so by chance: "
+            f"{DEFAULT_IMAGES['int8']} or more are better"
+        )
+    if converted.facts.get("int8_share") == 0:
+        notes.append("no layer is left in INT8: this is no faster than before; allow a larger --max-ap-drop")
+    return notes
 
 
 def _to_fp16(known: Calibration) -> _Converted:
@@ -118,64 +131,108 @@ def _bad_for_half(model: onnx.ModelProto, known: Calibration) -> dict[str, str]:
     return half.out_of_range(model, {name: (s.low, s.high) for name, s in known.statistics.items()})
 
 
-def _to_int8(
-    known: Calibration,
-    images: CalibrationImages,
-    judge: Judge,
-    options: PrecisionOptions,
-    target: Path,
-    on_step: OnStep,
-    on_part: OnPart,
-) -> _Converted:
-    observe = OBSERVERS[options.observer]
-    ranges = {
-        name: observe(values, symmetric=options.target == "tensorrt")
-        for name, values in known.statistics.items()
-    }
+@dataclass(frozen=True)
+class _Variant:
+    """The graph with some groups in floating point, as it would be written."""
 
-    def variant(keep: frozenset[str]) -> quantize.Quantized:
-        recipe = quantize.Recipe(target=options.target, ranges=ranges, keep=keep, statistics=known.statistics)
-        return quantize.quantize(known.view, recipe)
+    model: onnx.ModelProto
+    layers: tuple[str, ...]
+    kept: tuple[str, ...]
+    kept_fp32: Mapping[str, str]
 
-    work = quantize.work(known.view, known.statistics, options.target)
-    outcome = None
-    if options.max_ap_drop is not None:
-        on_step("searching for a mix of precisions")
-        with TemporaryDirectory(prefix="mrcnn-") as folder:
 
-            def measure(keep: frozenset[str], few: bool) -> Accuracy:
-                path = Path(folder) / "variant.onnx"
-                onnx.save(variant(keep).model, path)
-                places = images.some(search.FEW) if few else None
-                return judge.accuracy(path, places=places, title="groups returned" if not few else "gains")
+class _Int8:
+    """Makes INT8 of a float32 graph, with a search for the groups that stay floating point if asked."""
 
-            key = f"{known.key} {options.target} {options.observer}"
-            notebook = search.Notebook(report.search_path(target), key)
-            outcome = search.search(
+    def __init__(
+        self,
+        source: Path,
+        known: Calibration,
+        images: CalibrationImages,
+        judge: Judge,
+        options: PrecisionOptions,
+        on_part: OnPart,
+    ) -> None:
+        self._source, self._known, self._images, self._judge = source, known, images, judge
+        self._options, self._tell = options, on_part
+        observe = OBSERVERS[options.observer]
+        self._ranges = {
+            name: observe(values, symmetric=options.target == "tensorrt")
+            for name, values in known.statistics.items()
+        }
+        self._work = quantize.work(known.view, known.statistics, options.target)
+
+    def convert(self, target: Path, on_step: OnStep) -> _Converted:
+        view, statistics = self._known.view, self._known.statistics
+        outcome, times = None, None
+        if self._options.max_ap_drop is not None:
+            on_step("searching for a mix of precisions")
+            with TemporaryDirectory(prefix="mrcnn-") as folder:
+                outcome = self._search(target, Path(folder))
+                if self._options.target == "cpu":
+                    times = self._times(outcome, Path(folder))
+        returned = frozenset(outcome.chosen.keep if outcome else ())
+        chosen = self._variant(returned)
+        facts: dict[str, Any] = {
+            "unseen": sorted({layer.group for layer in view.layers if layer.source not in statistics}),
+            "observer": self._options.observer,
+            "layers_int8": list(chosen.layers),
+            "layers_float": list(chosen.kept),
+            "kept_fp32": dict(chosen.kept_fp32),
+            "int8_share": report.int8_share(self._work, returned),
+        }
+        milliseconds = None
+        if outcome is not None and self._options.max_ap_drop is not None:
+            limit = self._options.max_ap_drop
+            facts["search"] = report.search_facts(outcome, self._work, times and times[1:], limit=limit)
+            if times:
+                milliseconds = [times[0], times[1 + outcome.steps.index(outcome.chosen)]]
+        return _Converted(
+            model=chosen.model,
+            facts=facts,
+            accuracy=outcome.chosen.accuracy if outcome else None,
+            milliseconds=milliseconds,
+        )
+
+    def _variant(self, keep: frozenset[str]) -> _Variant:
+        recipe = quantize.Recipe(
+            target=self._options.target,
+            ranges=self._ranges,
+            keep=keep,
+            statistics=self._known.statistics,
+        )
+        made = quantize.quantize(self._known.view, recipe)
+        model, kept_fp32 = made.model, dict[str, str]()
+        if self._options.target == "tensorrt":
+            kept_fp32 = _bad_for_half(model, self._known)
+            model = half.to_half(model, keep=kept_fp32)
+        return _Variant(model, made.layers, made.kept, kept_fp32)
+
+    def _search(self, target: Path, folder: Path) -> search.Outcome:
+        def measure(keep: frozenset[str], few: bool, *, title: str) -> Accuracy:
+            onnx.save(self._variant(keep).model, folder / "variant.onnx")
+            places = self._images.some(search.FEW) if few else None
+            return self._judge.accuracy(folder / "variant.onnx", places=places, title=title)
+
+        key = f"{self._known.key} {self._options.target} {self._options.observer}"
+        notebook = search.Notebook(report.search_path(target), key)
+        if notebook.known:
+            print(f"the search goes on after {notebook.known} measurements", file=sys.stderr)
+        try:
+            return search.search(
                 notebook.remembering(measure),
-                judge.drop,
-                work=work,
-                limit=options.max_ap_drop,
-                on_progress=on_part,
+                self._judge.drop,
+                work=self._work,
+                limit=self._options.max_ap_drop or 0.0,
             )
-    returned = frozenset(outcome.chosen.keep if outcome else ())
-    chosen = variant(returned)
-    model = chosen.model
-    kept_fp32: dict[str, str] = {}
-    if options.target == "tensorrt":
-        kept_fp32 = _bad_for_half(model, known)
-        model = half.to_half(model, keep=kept_fp32)
-    unseen = {layer.group for layer in known.view.layers if layer.source not in known.statistics}
-    facts: dict[str, Any] = {
-        "unseen": sorted(unseen),
-        "observer": options.observer,
-        "layers_int8": list(chosen.layers),
-        "layers_float": list(chosen.kept),
-        "kept_fp32": kept_fp32,
-        "int8_share": report.int8_share(work, returned),
-    }
-    if outcome is not None and options.max_ap_drop is not None:
-        facts["search"] = report.search_facts(outcome, work, limit=options.max_ap_drop)
-    # For TensorRT, what is not INT8 has become FP16 since.
-    measured = outcome.chosen.accuracy if outcome and options.target == "cpu" else None
-    return _Converted(model=model, facts=facts, accuracy=measured)
+        except KeyboardInterrupt:
+            kept = f"{notebook.known} measurements are kept: the same command goes on there"
+            print(f"\n{kept}", file=sys.stderr)
+            raise
+
+    def _times(self, outcome: search.Outcome, folder: Path) -> list[float]:
+        """Milliseconds of a picture in float32, and of each step's variant, all in turn."""
+        paths = [folder / f"{number}.onnx" for number in range(len(outcome.steps))]
+        for step, path in zip(outcome.steps, paths, strict=True):
+            onnx.save(self._variant(frozenset(step.keep)).model, path)
+        return alternate([self._source, *paths], self._images, on_progress=self._tell)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mrcnn.errors import MrcnnError
+from mrcnn.export.precision.options import DEFAULT_IMAGES
 from mrcnn.runtime.images import RgbArray, image_files, read_image
 
 if TYPE_CHECKING:
@@ -61,17 +62,19 @@ def open_images(source: Path, *, folder: Path | None, limit: int) -> Calibration
     if source.suffix == ".json":
         from mrcnn.data.coco import CocoDataset
 
-        dataset = CocoDataset(source, images=folder, masks=False)
+        dataset = CocoDataset(source, images=folder, masks=False, option="--calib-images")
         candidates = [dataset.image_path(index) for index in range(len(dataset))]
     elif folder is not None:
         raise MrcnnError(f"--calib-images {folder}: is for a COCO document, but --calib {source} is none")
     else:
         candidates = image_files([source])
-    digest = hashlib.sha256()
-    paths: list[Path] = []
-    indices: list[int] = []
+    chosen: list[int] = []
     blank = 0
-    for index in spread(len(candidates), limit):
+    evenly = spread(len(candidates), limit)
+    instead = sorted(set(range(len(candidates))) - set(evenly))  # of those that are no use
+    for index in (*evenly, *instead):
+        if len(chosen) == limit:
+            break
         try:
             image = read_image(candidates[index])
         except MrcnnError as error:
@@ -79,23 +82,32 @@ def open_images(source: Path, *, folder: Path | None, limit: int) -> Calibration
             continue
         if (image == image[0, 0]).all():
             blank += 1
-            continue
-        digest.update(hashlib.sha256(candidates[index].read_bytes()).digest())
-        paths.append(candidates[index])
-        indices.append(index)
-    if not paths:
+        else:
+            chosen.append(index)
+    if not chosen:
         seen = "are all of one colour" if blank else "cannot be read"
         raise MrcnnError(f"--calib {source}: the pictures {seen}: give some as the model will see them")
-    notes = [f"{blank} pictures of one colour were left out"] if blank else []
-    if len(paths) < _FEW:
-        notes.append(f"ranges come from {len(paths)} pictures: others may exceed them; {limit} are better")
+    notes = [f"left out, since of one colour: {_pictures(blank)}"] if blank else []
+    if len(chosen) < _FEW:
+        notes.append(
+            f"ranges come from {_pictures(len(chosen))}: others may exceed them; "
+            f"{DEFAULT_IMAGES['int8']} are a good number"
+        )
+    chosen.sort()
+    digest = hashlib.sha256()
+    for index in chosen:
+        digest.update(hashlib.sha256(candidates[index].read_bytes()).digest())
     return CalibrationImages(
-        paths=tuple(paths),
+        paths=tuple(candidates[index] for index in chosen),
         digest=digest.hexdigest(),
         dataset=dataset,
-        indices=tuple(indices) if dataset else (),
+        indices=tuple(chosen) if dataset else (),
         notes=tuple(notes),
     )
+
+
+def _pictures(number: int) -> str:
+    return "1 picture" if number == 1 else f"{number} pictures"
 
 
 def spread(total: int, number: int) -> list[int]:

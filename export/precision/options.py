@@ -27,7 +27,8 @@ class PrecisionOptions:
         observer: one of `OBSERVER_NAMES`.
         max_ap_drop: points that "int8" may lose; None for all layers in INT8 that can be.
         cache: file of the statistics.
-        recalibrate: replace a cache that was made from something else.
+        is_own_cache: the user has named it, so that one that was made from something else is not replaced.
+        recalibrate: replace it nevertheless.
     """
 
     precision: str
@@ -38,6 +39,7 @@ class PrecisionOptions:
     images: int = DEFAULT_IMAGES["int8"]
     observer: str = "mse"
     max_ap_drop: float | None = None
+    is_own_cache: bool = False
     recalibrate: bool = False
 
     def __post_init__(self) -> None:

@@ -1,9 +1,11 @@
 """What a conversion costs and brings, for people (a table, a plot) and for programs (JSON)."""
 
-from collections.abc import Collection, Iterator, Mapping
+import textwrap
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mrcnn.export.precision.search import FEW
 from mrcnn.files import atomic_path, write_json
 
 if TYPE_CHECKING:
@@ -30,8 +32,10 @@ def int8_share(work: Mapping[str, float], returned: Collection[str]) -> float:
     return round(sum(share for group, share in work.items() if group not in returned), 4)
 
 
-def search_facts(outcome: "Outcome", work: Mapping[str, float], *, limit: float) -> dict[str, Any]:
-    """A search, JSON-able."""
+def search_facts(
+    outcome: "Outcome", work: Mapping[str, float], milliseconds: Sequence[float] | None, *, limit: float
+) -> dict[str, Any]:
+    """A search, JSON-able; `milliseconds` are those of its steps, where they were taken."""
     return {
         "limit": limit,
         "reached": outcome.reached,
@@ -40,15 +44,20 @@ def search_facts(outcome: "Outcome", work: Mapping[str, float], *, limit: float)
             {"name": name, "work": round(share, 5), "parity_gain": _rounded(outcome.gains.get(name))}
             for name, share in work.items()
         ],
-        "steps": [_step(step, work) for step in outcome.steps],
+        "steps": [
+            _step(step, work, None if milliseconds is None else milliseconds[number])
+            for number, step in enumerate(outcome.steps)
+        ],
     }
 
 
 def write(model: Path, found: dict[str, Any]) -> dict[str, Any]:
     """Writes the report beside the model, and the plot of a search; returns it with the paths of both."""
     report: dict[str, Any] = {"model": str(model), **found, "report": str(report_path(model)), "plot": None}
-    if "search" in found and _plot(plot_path(model), found):
+    if "search" in found and _plot(plot_path(model), report):
         report["plot"] = str(plot_path(model))
+    else:
+        plot_path(model).unlink(missing_ok=True)  # that of another file of this name
     write_json(report_path(model), report)
     return report
 
@@ -91,8 +100,7 @@ def _table(report: Mapping[str, Any]) -> Iterator[str]:
     for title, key in rows.items():
         if before[key] is not None and after[key] is not None:
             yield f"  {title:<24}{before[key]:>10.2f}{after[key]:>10.2f}  ({after[key] - before[key]:+.2f})"
-    times = before["milliseconds"], after["milliseconds"]
-    if None not in times:
+    if (times := report["milliseconds"]) is not None:
         faster = f"  ({times[0] / times[1]:.2f} times as fast)"
         yield f"  {'ms per picture, here':<24}{times[0]:>10.0f}{times[1]:>10.0f}{faster}"
 
@@ -102,21 +110,24 @@ def _search(report: Mapping[str, Any]) -> Iterator[str]:
     measure = "AP" if report["annotated"] else "parity AP (there are no annotations)"
     told = "reached" if found["reached"] else "NOT reached, not even with all groups in floating point"
     yield f"  at most {found['limit']:g} points of {measure} may be lost: {told}"
-    yield f"  {'groups returned to float':<30}{'drop':>8}{'INT8 work':>11}{'ms':>7}"
+    timed = report["milliseconds"] is not None
+    yield f"  {'groups returned to float':<30}{'drop':>8}{'INT8 work':>11}" + (f"{'ms':>7}" if timed else "")
     for step in found["steps"]:
         mark = "  <- chosen" if step["returned"] == found["returned"] else ""
-        count = str(len(step["returned"]))
-        row = f"{step['ap_drop']:>8.2f}{step['int8_share']:>11.0%}{step['milliseconds']:>7.0f}"
-        yield f"  {count:<30}{row}{mark}"
+        row = f"{len(step['returned']):<30}{step['ap_drop']:>8.2f}{step['int8_share']:>11.0%}"
+        yield f"  {row}" + (f"{step['milliseconds']:>7.0f}" if timed else "") + mark
     if found["returned"]:
-        yield f"  returned: {', '.join(found['returned'])}"
+        yield "  returned, the most useful first:"
+        names = textwrap.wrap(", ".join(found["returned"]), 100)
+        yield from (f"    {line}" for line in names)
 
 
-def _step(step: "Step", work: Mapping[str, float]) -> dict[str, Any]:
+def _step(step: "Step", work: Mapping[str, float], milliseconds: float | None) -> dict[str, Any]:
     return {
         "returned": list(step.keep),
         "ap_drop": _rounded(step.drop),
         "int8_share": int8_share(work, step.keep),
+        "milliseconds": _rounded(milliseconds),
         **step.accuracy.to_dict(),
     }
 
@@ -134,27 +145,39 @@ def _plot(path: Path, report: Mapping[str, Any]) -> bool:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    steps = report["search"]["steps"]
-    # On the CPU the time is what counts; of a GPU's nothing is known here but how much is INT8.
-    on_cpu = report["target"] == "cpu"
-    speeds = [step["milliseconds"] if on_cpu else 100 * step["int8_share"] for step in steps]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.5), width_ratios=(1, 1.4))
-    left.plot(speeds, [step["ap_drop"] for step in steps], "o-")
-    for step, speed in zip(steps, speeds, strict=True):
-        left.annotate(
-            str(len(step["returned"])), (speed, step["ap_drop"]), textcoords="offset points", xytext=(5, 5)
-        )
-    left.axhline(report["search"]["limit"], linestyle="--", color="grey")
-    left.set_xlabel("ms per picture" if on_cpu else "share of the work in INT8, %")
-    left.set_ylabel("points of AP lost" if report["annotated"] else "points of parity AP lost")
-    left.set_title("number: groups returned to floating point")
-    groups = [group for group in report["search"]["groups"] if group["parity_gain"] is not None]
-    right.barh([g["name"] for g in groups], [g["parity_gain"] for g in groups])
-    right.invert_yaxis()
-    right.tick_params(axis="y", labelsize=6)
-    right.set_title("parity AP gained by returning one group")
+    found = report["search"]
+    groups = [group for group in found["groups"] if group["parity_gain"] is not None]
+    figure, axes = plt.subplots(1, 2 if groups else 1, figsize=(13 if groups else 6, 5), squeeze=False)
+    figure.suptitle(f"{Path(report['model']).name}: {report['images']} pictures")
+    _plot_steps(axes[0, 0], report)
+    if groups:
+        bars = axes[0, 1]
+        bars.barh([group["name"] for group in groups], [group["parity_gain"] for group in groups])
+        bars.invert_yaxis()
+        bars.tick_params(axis="y", labelsize=6)
+        bars.set_xlabel("points of parity AP; below 0: chance")
+        bars.set_title(f"what one group in floating point gains, on {min(FEW, report['images'])} pictures")
     figure.tight_layout()
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120)
     plt.close(figure)
     return True
+
+
+def _plot_steps(axes: Any, report: Mapping[str, Any]) -> None:
+    """Each variant's loss against its speed, and the limit."""
+    found = report["search"]
+    timed = report["milliseconds"] is not None
+    # On the CPU the time is what counts; of a GPU's nothing is known here but how much is INT8.
+    speed = [step["milliseconds"] if timed else 100 * step["int8_share"] for step in found["steps"]]
+    drop = [step["ap_drop"] for step in found["steps"]]
+    axes.plot(speed, drop, "o", label="variant, with its number of groups in floating point")
+    for step, x, y in zip(found["steps"], speed, drop, strict=True):
+        axes.annotate(str(len(step["returned"])), (x, y), textcoords="offset points", xytext=(5, 5))
+        if step["returned"] == found["returned"]:
+            axes.plot([x], [y], "*", markersize=16, label="chosen")
+    axes.axhline(found["limit"], linestyle="--", color="grey", label="limit")
+    axes.margins(0.15)
+    axes.set_xlabel("ms per picture" if timed else "share of the work in INT8, %")
+    axes.set_ylabel("points of AP lost" if report["annotated"] else "points of parity AP lost")
+    axes.legend(fontsize=8)

@@ -1,16 +1,16 @@
 """Automatic mixed precision: which layers go back to floating point so that accuracy stays within a limit.
 
 First each group of layers is returned alone, on a few pictures, and what parity AP gains by that is noted.
-Then groups are returned in the order of gain per work, and the fewest that reach the limit on all pictures
-are found by bisection. Everything that was measured is kept in a file, so that a search that was interrupted
-goes on where it was.
+Then groups are returned in the order of gain per work, and about the fewest that reach the limit on all
+pictures are found by bisection. Everything that was measured is kept in a file, so that a search that was
+interrupted goes on where it was.
 """
 
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from mrcnn.export.precision.accuracy import Accuracy
 from mrcnn.files import write_text
@@ -21,8 +21,17 @@ FEW = 6
 # Added to each group's share of the work, so that one that costs nothing does not come first for no gain.
 _LEAST_WORK = 0.005
 
-# Accuracy of a variant that keeps these groups, on all pictures or on a few.
-Measure = Callable[[frozenset[str], bool], Accuracy]
+# A share of the work that is not worth one more pass over all pictures.
+_FINE = 0.03
+
+
+class Measure(Protocol):
+    """Accuracy of the variant that keeps these groups in floating point; on a few pictures if `few`.
+
+    `title` tells a user which measurement it is.
+    """
+
+    def __call__(self, keep: frozenset[str], few: bool, *, title: str) -> Accuracy: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +48,7 @@ class Outcome:
     """What a search has found.
 
     Attributes:
-        chosen: the fewest groups found that reach the limit; the last, with all of them, if none does.
+        chosen: the fewest groups tried that reach the limit; the last, with all of them, if none does.
         reached: whether it does.
         gains: parity AP that each group's return gains, on a few pictures; empty where none was needed.
         order: in which groups were returned.
@@ -54,18 +63,12 @@ class Outcome:
 
 
 def search(
-    measure: Measure,
-    drop: Callable[[Accuracy], float],
-    *,
-    work: Mapping[str, float],
-    limit: float,
-    on_progress: Callable[[str, int, int], None],
+    measure: Measure, drop: Callable[[Accuracy], float], *, work: Mapping[str, float], limit: float
 ) -> Outcome:
     """The groups to return.
 
     Args:
-        measure: accuracy of the variant that keeps these groups in floating point; on a few pictures if True.
-        drop: points that it loses, on all pictures.
+        drop: points that a variant loses, on all pictures.
         work: each group's share of the multiplications, 0…1.
         limit: points that may be lost.
     """
@@ -74,20 +77,20 @@ def search(
 
     def step(number: int) -> Step:
         if number not in steps:
-            on_progress("groups returned", number, len(work))
             keep = tuple(order[:number])
-            accuracy = measure(frozenset(keep), False)
+            title = f"variant {len(steps) + 1}, {number} of {len(work)} groups in float"
+            accuracy = measure(frozenset(keep), False, title=title)
             steps[number] = Step(keep=keep, accuracy=accuracy, drop=drop(accuracy))
         return steps[number]
 
     if step(0).drop <= limit:
         return Outcome(chosen=steps[0], reached=True, steps=(steps[0],))
-    gains = _gains(measure, list(work), on_progress)
+    gains = _gains(measure, list(work))
     order += sorted(work, key=lambda group: -gains[group] / (work[group] + _LEAST_WORK))
     # Bisection, of which a good first guess spares the half of the steps: each takes minutes.
     low, high = 0, len(order)
     middle = _expected(gains, order, share=1 - limit / steps[0].drop)
-    while high - low > 1:
+    while sum(work[group] for group in order[low + 1 : high]) > _FINE:
         if step(middle).drop <= limit:
             high = middle
         else:
@@ -114,14 +117,12 @@ def _expected(gains: Mapping[str, float], order: Sequence[str], *, share: float)
     return max(1, len(order) - 1)
 
 
-def _gains(
-    measure: Measure, groups: Sequence[str], on_progress: Callable[[str, int, int], None]
-) -> dict[str, float]:
-    before = measure(frozenset(), True)
+def _gains(measure: Measure, groups: Sequence[str]) -> dict[str, float]:
+    before = _mean(measure(frozenset(), True, title="gain of each group"))
     gains = {}
-    for number, group in enumerate(groups):
-        on_progress("sensitivity", number, len(groups))
-        gains[group] = _mean(measure(frozenset([group]), True)) - _mean(before)
+    for number, group in enumerate(groups, start=1):
+        title = f"gain of group {number} of {len(groups)}"
+        gains[group] = _mean(measure(frozenset([group]), True, title=title)) - before
     return gains
 
 
@@ -156,10 +157,10 @@ class Notebook:
     def remembering(self, measure: Measure) -> Measure:
         """`measure`, but each variant once."""
 
-        def remembered(keep: frozenset[str], few: bool) -> Accuracy:
+        def remembered(keep: frozenset[str], few: bool, *, title: str) -> Accuracy:
             name = json.dumps([few, sorted(keep)])
             if name not in self._known:
-                self._known[name] = measure(keep, few)
+                self._known[name] = measure(keep, few, title=title)
                 self._write()
             known: Accuracy = self._known[name]
             return known

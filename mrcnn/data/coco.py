@@ -43,6 +43,7 @@ class CocoDataset(DetectionDataset):
         masks: whether `sample` gives masks. Every annotation then needs a segmentation.
         keypoints: whether `sample` gives key points, those that the categories list, or COCO's 17 of persons.
             Every object then needs them.
+        option: how a user names the folder, for the error that asks for it.
 
     Raises:
         MrcnnError: a file is missing, is no such document, or contradicts itself.
@@ -55,8 +56,9 @@ class CocoDataset(DetectionDataset):
         images: Path | str | None = None,
         masks: bool = True,
         keypoints: bool = False,
+        option: str = "--images",
     ) -> None:
-        self._path = Path(path)
+        self._path, self._option = Path(path), option
         document = read_document(self._path)
         categories = sorted(document["categories"], key=lambda category: category["id"])
         self.category_ids = (0, *(category["id"] for category in categories))
@@ -170,7 +172,7 @@ class CocoDataset(DetectionDataset):
         if missing:
             raise MrcnnError(
                 f"{folder}: lacks {len(missing)} of the {len(self._images)} images of {self._path}, "
-                f"the first is {missing[0]!a}; name their folder with --images"
+                f"the first is {missing[0]!a}; name their folder with {self._option}"
             )
         return folder
 
@@ -182,6 +184,8 @@ def read_document(path: Path) -> Json:
         MrcnnError: no such file, not JSON, a key missing, an annotation of an unknown image or category, or
             one that `check_annotation` refuses.
     """
+    if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises for a name of 300 characters
+        raise MrcnnError(f"{path}: is a folder, where a COCO document (.json) is needed")
     try:
         document = json.loads(read_regular(path, most_bytes=_LARGEST_DOCUMENT))
     except FileNotFoundError as error:

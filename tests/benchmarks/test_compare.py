@@ -113,9 +113,9 @@ def test_the_table(exported: Exported, half: Path, data: Path, capsys: pytest.Ca
         str(Path(exported.model.parent.name, "model.onnx")),
     ]
     assert len({len(line) for line in (title, *table)}) == 1, "columns lie below each other"
-    assert " 100.0  " in table[0]
-    assert " 50.5 (-49.5) " in table[1]
-    assert " 100.0 (+0.0) " in table[2]
+    assert " 100.00  " in table[0]
+    assert " 50.50 (-49.50) " in table[1]
+    assert " 100.00 (+0.00) " in table[2]
     assert table[0].rstrip().endswith("1.00")
 
 

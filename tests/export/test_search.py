@@ -18,16 +18,14 @@ class MadeUp:
         self.costs = costs
         self.calls: list[tuple[frozenset[str], bool]] = []
 
-    def __call__(self, keep: frozenset[str], few: bool) -> Accuracy:
+    def __call__(self, keep: frozenset[str], few: bool, *, title: str = "") -> Accuracy:  # noqa: ARG002
         self.calls.append((keep, few))
         parity = 100 - sum(cost for name, cost in self.costs.items() if name not in keep)
-        return Accuracy(parity_box=parity, parity_mask=None, milliseconds=1.0)
+        return Accuracy(parity_box=parity, parity_mask=None)
 
 
 def run(measure: Measure, limit: float, work: dict[str, float] = WORK):  # type: ignore[no-untyped-def]
-    return search(
-        measure, lambda accuracy: 100 - accuracy.parity, work=work, limit=limit, on_progress=lambda *_: None
-    )
+    return search(measure, lambda accuracy: 100 - accuracy.parity, work=work, limit=limit)
 
 
 def test_what_is_good_enough_needs_no_search() -> None:
@@ -63,10 +61,18 @@ def test_no_more_groups_are_returned_than_needed(needed: int) -> None:
     assert len(on_all) == len(set(on_all)) <= 6  # bisection, not one after the other
 
 
+@pytest.mark.parametrize("needed", [1, 20, 37, 63])
+def test_a_little_work_is_not_worth_another_pass(needed: int) -> None:
+    groups = {f"g{number:02}": 1 / 64 for number in range(64)}
+    made = MadeUp(**dict.fromkeys(groups, 1.0))
+    found = run(made, 64 - needed + 1e-9, groups)
+    assert found.reached
+    assert needed <= len(found.chosen.keep) <= needed + 2  # 2/64 = 3 %
+    assert len([few for _, few in made.calls if not few]) <= 7
+
+
 def test_a_limit_out_of_reach_returns_everything_and_says_so() -> None:
-    found = search(
-        MadeUp(a=1, b=1, c=1, d=1), lambda _: 5.0, work=WORK, limit=0.5, on_progress=lambda *_: None
-    )
+    found = search(MadeUp(a=1, b=1, c=1, d=1), lambda _: 5.0, work=WORK, limit=0.5)
     assert not found.reached
     assert set(found.chosen.keep) == set(WORK)
 
@@ -80,10 +86,10 @@ def test_a_search_that_was_interrupted_goes_on_where_it_was(tmp_path: Path) -> N
 
     first = MadeUp(a=1, b=2, c=3, d=4)
 
-    def interrupted(keep: frozenset[str], few: bool) -> Accuracy:
+    def interrupted(keep: frozenset[str], few: bool, *, title: str) -> Accuracy:
         if len(first.calls) == 4:
             raise InterruptedError
-        return first(keep, few)
+        return first(keep, few, title=title)
 
     with pytest.raises(InterruptedError):
         run(Notebook(tmp_path / "n", "key").remembering(interrupted), 1.5)
@@ -95,7 +101,7 @@ def test_a_search_that_was_interrupted_goes_on_where_it_was(tmp_path: Path) -> N
 
 def test_measurements_of_something_else_are_forgotten(tmp_path: Path) -> None:
     made = MadeUp(a=1)
-    Notebook(tmp_path / "n", "key").remembering(made)(frozenset(), True)
+    Notebook(tmp_path / "n", "key").remembering(made)(frozenset(), True, title="")
     assert Notebook(tmp_path / "n", "key").known == 1
     assert Notebook(tmp_path / "n", "other").known == 0
 
@@ -107,5 +113,5 @@ def test_a_damaged_notebook_is_an_empty_one(text: str, tmp_path: Path) -> None:
     (tmp_path / "n").write_text(text)
     notebook = Notebook(tmp_path / "n", "key")
     assert notebook.known == 0
-    notebook.remembering(MadeUp(a=1))(frozenset(), True)
+    notebook.remembering(MadeUp(a=1))(frozenset(), True, title="")
     assert len(json.loads((tmp_path / "n").read_text())["measured"]) == 1

@@ -20,6 +20,7 @@ from mrcnn.export.precision.statistics import BINS, Collector, Statistics, obser
 from mrcnn.runtime import Runtime
 from tests.export.photographs import make_photographs
 
+NAMES = ("x", "z")
 BINDING = {"weights": "w", "graph": "g", "images": "i", "settings": "s"}
 
 
@@ -129,7 +130,7 @@ def test_mse_has_the_least_error_of_all() -> None:
 def test_a_cache_gives_back_what_was_saved(tmp_path: Path) -> None:
     found = collect(small_view(), [feed(0, 1, 2, 3)])
     save_cache(tmp_path / "c", found, BINDING)
-    again = load_cache(tmp_path / "c", BINDING)
+    again = load_cache(tmp_path / "c", BINDING, names=NAMES)
     assert again is not None
     assert again.keys() == found.keys()
     for name, one in found.items():
@@ -138,16 +139,21 @@ def test_a_cache_gives_back_what_was_saved(tmp_path: Path) -> None:
         assert np.array_equal(one.counts, two.counts)
         assert (one.means is None) == (two.means is None)
         assert one.means is None or np.array_equal(one.means, two.means)
-    assert load_cache(tmp_path / "none", BINDING) is None
+    assert load_cache(tmp_path / "none", BINDING, names=NAMES) is None
 
 
 @pytest.mark.parametrize(
-    ("key", "words"), [("weights", "other weights"), ("images", "other pictures"), ("graph", "another graph")]
+    ("key", "words"),
+    [
+        ("weights", "other weights"),
+        ("images", "other pictures, or another --calib-limit"),
+        ("graph", "another graph"),
+    ],
 )
 def test_a_cache_of_something_else_is_refused(key: str, words: str, tmp_path: Path) -> None:
     save_cache(tmp_path / "c", collect(small_view(), [feed(0, 1, 2, 3)]), BINDING)
     with pytest.raises(MrcnnError, match=f"was made from {words}: --recalibrate"):
-        load_cache(tmp_path / "c", BINDING | {key: "other"})
+        load_cache(tmp_path / "c", BINDING | {key: "other"}, names=NAMES)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +169,14 @@ def test_a_damaged_cache_is_refused(damage: Callable[[bytes], bytes], tmp_path: 
     save_cache(tmp_path / "c", collect(small_view(), [feed(0, 1, 2, 3)]), BINDING)
     (tmp_path / "c").write_bytes(damage((tmp_path / "c").read_bytes()))
     with pytest.raises(MrcnnError, match="not a calibration cache, or a damaged one: --recalibrate"):
-        load_cache(tmp_path / "c", BINDING)
+        load_cache(tmp_path / "c", BINDING, names=NAMES)
+
+
+def test_a_cache_with_other_names_is_refused(tmp_path: Path) -> None:
+    """Or layers would silently stay as they are."""
+    save_cache(tmp_path / "c", collect(small_view(), [feed(0, 1, 2, 3)]), BINDING)
+    with pytest.raises(MrcnnError, match="not a calibration cache, or a damaged one"):
+        load_cache(tmp_path / "c", BINDING, names=("x", "y"))
 
 
 def test_every_value_of_a_whole_model_is_seen(compact_onnx: Path, tmp_path: Path) -> None:

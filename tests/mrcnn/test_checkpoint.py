@@ -79,7 +79,7 @@ def test_bare_torchvision_state_dicts_are_recognised(tmp_path: Path, name: str, 
 def test_coco_has_class_names_and_the_rest_has_numbers() -> None:
     def names(classes: int) -> tuple[str, ...]:
         weights = {
-            "backbone.body.layer1.0.conv3.weight": torch.zeros(1),
+            "backbone.body.layer1.0.conv2.weight": torch.zeros(64, 64, 3, 3),
             "backbone.fpn.inner_blocks.0.0.weight": torch.zeros(1),
             "roi_heads.box_predictor.cls_score.weight": torch.zeros(classes, 1),
             "roi_heads.box_predictor.bbox_pred.weight": torch.zeros(4 * classes, 1),
@@ -244,7 +244,7 @@ def test_weights_that_are_no_plain_numbers_are_refused_by_name(
             lambda w: w.update({"roi_heads.box_predictor.bbox_pred.weight": torch.zeros(4, 1024)}),
             "class-agnostic",
         ),
-        (lambda w: [w.pop(k) for k in list(w) if k.startswith("backbone.fpn")], "no feature pyramid"),
+        (lambda w: [w.pop(k) for k in list(w) if k.startswith("backbone.fpn")], "neither a feature pyramid"),
         (lambda w: w.update({"backbone.body.layer3.6.conv1.weight": torch.zeros(1)}), "ResNet with blocks"),
         (lambda w: [w.pop(k) for k in list(w) if k.startswith("backbone")], "no backbone"),
     ],

@@ -73,7 +73,7 @@ def test_deployment_survives_json() -> None:
         ({"class_names": "coin"}, "class_names: expected a list"),
         ({"class_names": ["coin"]}, "class_names must start with '__background__'"),
         ({"class_names": ["__background__", 3]}, "class_names[1]: expected str (got 3)"),
-        ({"norm": "group"}, "norm must be 'batch' or 'frozen'"),
+        ({"norm": "group"}, "norm must be one of batch, frozen"),
         ({"resize": {"min_size": 900, "max_size": 800}}, "0 < min_size <= max_size"),
         ({"resize": {"size_divisible": 20}}, "multiple of 32"),
         ({"resize": [800]}, "resize: expected an object"),

@@ -113,6 +113,12 @@ def test_what_cannot_be_written_is_known_before(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.parametrize("name", ["a" * 5000, "b" * 300 + "/c"])
+def test_a_name_that_is_too_long_is_one_line(name: str) -> None:
+    with pytest.raises(MrcnnError, match="File name too long"):
+        require_writable(Path(name))
+
+
 def test_only_regular_files_of_a_sensible_size_are_read(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("four")
     assert read_regular(tmp_path / "file", most_bytes=4) == b"four"
