@@ -52,14 +52,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             repeats=args.repeats,
             threads=args.threads or available_cores(),
         )
+        if args.json is not None:
+            write_json(args.json, document("dense", report))
     except MrcnnError as error:
         print(f"dense: error: {error}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
         print("dense: interrupted", file=sys.stderr)
         return 130
-    if args.json is not None:
-        write_json(args.json, document("dense", report))
     if args.json != "-":
         _print(report)
     return 0

@@ -98,8 +98,9 @@ def precision_options(args: argparse.Namespace, *, cache: Path) -> "PrecisionOpt
 
     needs: dict[str, tuple[str, ...]] = {
         **dict.fromkeys(("target", "observer", "max_ap_drop"), ("int8",)),
-        **dict.fromkeys(("calib", "calib_images", "calib_limit"), ("fp16", "int8")),
-        **dict.fromkeys(("calib_cache", "recalibrate"), ("fp16", "int8")),
+        **dict.fromkeys(
+            ("calib", "calib_images", "calib_limit", "calib_cache", "recalibrate"), ("fp16", "int8")
+        ),
     }
     for name, precisions in needs.items():
         if args.precision not in precisions and getattr(args, name) not in (None, False):

@@ -14,7 +14,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from mrcnn.diagnosis.machine import importable
-from mrcnn.errors import MissingRequirementError, MrcnnError, install_command
+from mrcnn.errors import MissingRequirementError, MrcnnError, install_command, missing_package
 from mrcnn.export import arguments, overrides
 from mrcnn.export.outputs import Files
 from mrcnn.export.progress import Progress
@@ -90,6 +90,8 @@ def run(args: argparse.Namespace) -> int:
     precision = arguments.precision_options(args, cache=files.calibration)
     files.check(args)
     has_engine = files.has_engine(args)
+    if from_checkpoint and not importable(["torch"]):
+        raise missing_package(ModuleNotFoundError("torch", name="torch"))  # before anything is shown
     if not from_checkpoint:
         _need("onnx", *(() if args.no_verify and precision is None else ("scipy", "pycocotools")))
     built: dict[str, Any] = {}

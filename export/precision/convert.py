@@ -1,5 +1,6 @@
 """From a float32 graph to one in FP16 or INT8, with the proof of what that costs."""
 
+import hashlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -214,7 +215,9 @@ class _Int8:
             places = self._images.some(search.FEW) if few else None
             return self._judge.accuracy(folder / "variant.onnx", places=places, title=title)
 
-        key = f"{self._known.key} {self._options.target} {self._options.observer}"
+        # Loss is counted by the annotations, which are not in the key of the ranges.
+        truth = hashlib.sha256(repr(self._images.truth()).encode()).hexdigest()
+        key = f"{self._known.key} {self._options.target} {self._options.observer} {truth}"
         notebook = search.Notebook(report.search_path(target), key)
         if notebook.known:
             print(f"the search goes on after {notebook.known} measurements", file=sys.stderr)

@@ -43,6 +43,10 @@ class CalibrationImages:
         """A picture as (h, w, 3) uint8 RGB."""
         return read_image(self.paths[place])
 
+    def truth(self) -> object:
+        """The annotations of the pictures; None without."""
+        return None if self.dataset is None else self.dataset.ground_truth(self.indices)
+
     def some(self, number: int) -> list[int]:
         """The places of so many pictures, spread evenly."""
         return spread(len(self), number)
