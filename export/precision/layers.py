@@ -87,6 +87,12 @@ class GraphView:
         """The weights as they are stored."""
         return numpy_helper.to_array(self.weights[layer.weight])
 
+    def channels(self, layer: Layer) -> int:
+        """How many channels the layer's source has."""
+        inner = next(d for axis, d in enumerate(self.weights[layer.weight].dims) if axis != layer.axis)
+        groups = next((a.i for a in self.makers[layer.result].attribute if a.name == "group"), 1)
+        return int(inner) * int(groups)
+
     def users(self, value: str) -> Sequence[NodeProto]:
         """The nodes that read the value's elements, not only its shape."""
         return _users(self.readers.get(value, ()))
