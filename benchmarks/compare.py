@@ -7,7 +7,7 @@ from typing import Any
 
 from mrcnn.benchmarks.arguments import natural, positive
 from mrcnn.errors import MrcnnError
-from mrcnn.files import require_writable, write_json
+from mrcnn.files import write_json
 
 EXAMPLES = """\
   mrcnn compare ckpt.pth model.onnx model.int8.onnx --data val.json
@@ -48,8 +48,6 @@ def run(args: argparse.Namespace) -> int:
         raise MrcnnError("nothing to run the models on: name --data or --images")
     if args.data is not None and args.images is not None and len(args.images) > 1:
         raise MrcnnError(f"--images takes one folder, that of --data (got {len(args.images)})")
-    if args.json not in (None, "-"):
-        require_writable(Path(args.json))
 
     from mrcnn.benchmarks.comparison import measure_models, pictures_of_data, pictures_of_files
     from mrcnn.data.source import open_for_evaluation
@@ -89,7 +87,10 @@ def print_table(report: dict[str, Any]) -> None:
     for note in report["notes"]:
         print(f"  note: {note}")
     rows = [_row(entry, first=number == 0) for number, entry in enumerate(report["models"])]
-    titles = [title for title in rows[0] if report["data"] is not None or title not in _OF_DATA]
+    # Of no data, or of models without masks or key points, there is nothing to show.
+    titles = [
+        title for title in rows[0] if not title.endswith(" AP") or any(row[title] != "-" for row in rows)
+    ]
     cells = [titles, *([row[title] for title in titles] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for line in cells:
@@ -99,18 +100,17 @@ def print_table(report: dict[str, Any]) -> None:
     )
 
 
-_OF_DATA = ("box AP", "mask AP")
-
-
 def _row(entry: dict[str, Any], *, first: bool) -> dict[str, str]:
     """The cells by the titles of their columns."""
+    from mrcnn.benchmarks.comparison import KINDS
+
     return {
         "model": entry["name"],
         "precision": entry["precision"],
         "size": f"{entry['size_mb']:.1f} MB",
         **{
             f"{kind} AP": _average_precision(entry[kind], None if first else entry[f"{kind}_difference"])
-            for kind in ("box", "mask")
+            for kind in KINDS
         },
         "parity AP, boxes": _number(entry["parity_ap_box"], ".2f"),
         "masks": _number(entry["parity_ap_mask"], ".2f"),

@@ -29,6 +29,9 @@ from mrcnn.runtime.images import RgbArray
 # A round is one picture, so that more would not be timed often enough to matter.
 _TIMED_PICTURES = 8
 
+# What average precision is measured of.
+KINDS = ("box", "mask", "keypoint")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
@@ -244,11 +247,11 @@ def _entries(
     entries: list[dict[str, Any]] = []
     bar = tqdm(contenders, desc="scoring", unit="model", leave=False, disable=None)
     for contender, own_seconds in zip(bar, seconds, strict=True):
-        box = mask = None
+        average: dict[str, Any] = dict.fromkeys(KINDS)
         if truth is not None:
             scores = average_precision(truth, contender.results, description=contender.model.description)
-            box, mask = _plain(scores.box), _plain(scores.mask)
-        reference = entries[0] if entries else {"box": box, "mask": mask}
+            average = {kind: _plain(getattr(scores, kind)) for kind in KINDS}
+        reference = entries[0] if entries else average
         both_masks = first.model.description.has_masks and contender.model.description.has_masks
         entries.append(
             {
@@ -258,10 +261,8 @@ def _entries(
                 "device": contender.model.device,
                 "size_mb": round(contender.path.stat().st_size / 1e6, 3),
                 "detections": sum(map(len, contender.findings)),
-                "box": box,
-                "box_difference": _difference(box, reference["box"]),
-                "mask": mask,
-                "mask_difference": _difference(mask, reference["mask"]),
+                **average,
+                **{f"{kind}_difference": _difference(average[kind], reference[kind]) for kind in KINDS},
                 "parity_ap_box": parity_ap(first.findings, contender.findings, kind="bbox"),
                 "parity_ap_mask": (
                     parity_ap(first.findings, contender.findings, kind="segm") if both_masks else None

@@ -1,6 +1,4 @@
-"""Times what a graph is mostly made of: backbone, FPN and RPN head, on a CPU, several files in turn.
-
-    python -m mrcnn.benchmarks.dense model.onnx model.int8-cpu.onnx --shape 800x1088
+"""`mrcnn dense`: times what a graph is mostly made of, backbone, FPN and RPN head, several files in turn.
 
 ONNX Runtime runs each of them, and OpenVINO too, where it is installed. What follows (proposals, pooling,
 masks) is the same in every precision, so that `mrcnn compare` cannot tell what the layers have gained.
@@ -9,7 +7,6 @@ masks) is the same in every precision, so that `mrcnn compare` cannot tell what 
 import argparse
 import importlib.util
 import re
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,31 +32,26 @@ _RESULT = re.compile(r"(features|logits|deltas)\.\d+")
 Program = Callable[[NDArray[np.float32]], object]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m mrcnn.benchmarks.dense", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+EXAMPLES = """\
+  mrcnn dense model.onnx model.int8-cpu.onnx --shape 800x1088
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("models", nargs="+", type=Path, metavar="ONNX", help="exported models; the first is the reference")
     add("--shape", type=sides, default=(800, 1088), metavar="HxW", help="of the input (800x1088)")
     add("--repeats", type=positive, default=10, metavar="N", help="timed rounds (10)")
     add("--threads", type=positive, metavar="N", help="of each program (default: the cores there are)")
     add("--json", nargs="?", const="-", metavar="F", help="write the figures ('-': standard output)")
-    args = parser.parse_args(argv)
-    try:
-        report = measure(
-            args.models,
-            shape=args.shape,
-            repeats=args.repeats,
-            threads=args.threads or available_cores(),
-        )
-        if args.json is not None:
-            write_json(args.json, document("dense", report))
-    except MrcnnError as error:
-        print(f"dense: error: {error}", file=sys.stderr)
-        return error.exit_status
-    except KeyboardInterrupt:
-        print("dense: interrupted", file=sys.stderr)
-        return 130
+
+
+def run(args: argparse.Namespace) -> int:
+    report = measure(
+        args.models, shape=args.shape, repeats=args.repeats, threads=args.threads or available_cores()
+    )
+    if args.json is not None:
+        write_json(args.json, document("dense", report))
     if args.json != "-":
         _print(report)
     return 0
@@ -71,6 +63,8 @@ def measure(models: Sequence[Path], *, shape: tuple[int, int], repeats: int, thr
     Raises:
         MrcnnError: a file is no exported model, or of another fixed size.
     """
+    if len({path.resolve() for path in models}) < len(models):
+        raise MrcnnError("a model is given twice: name each once")
     programs: dict[str, Program] = {}
     for path in models:
         part = dense_part(path, shape=shape)
@@ -143,7 +137,3 @@ def _print(report: dict[str, Any]) -> None:
     widest = max(len(entry["name"]) for entry in report["programs"])
     for entry in report["programs"]:
         print(f"  {entry['name']:<{widest}}{entry['p50_ms']:>10.1f} ms{entry['speedup']:>8.2f} times as fast")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -53,11 +53,11 @@ def add_precision(group: Any) -> None:
     )
     add(
         "--calib",
-        type=_named,
+        type=named,
         metavar="DIR|COCO.json",
         help="pictures to choose the ranges by; with annotations the loss is told in AP",
     )
-    add("--calib-images", type=Path, metavar="DIR", help="folder of the COCO document's pictures")
+    add("--calib-images", type=named, metavar="DIR", help="folder of the COCO document's pictures")
     add(
         "--calib-limit",
         type=int,
@@ -80,7 +80,7 @@ def add_precision(group: Any) -> None:
     )
     add(
         "--calib-cache",
-        type=Path,
+        type=named,
         metavar="FILE",
         help="keep the ranges there; one of other pictures or weights is refused (default: model.calibration "
         "beside what is written, which is replaced then)",
@@ -105,7 +105,8 @@ def precision_options(args: argparse.Namespace, *, cache: Path) -> "PrecisionOpt
     for name, precisions in needs.items():
         if args.precision not in precisions and getattr(args, name) not in (None, False):
             wanted = " or ".join(precisions)
-            raise MrcnnError(f"--{name.replace('_', '-')} is for --precision {wanted}: add it")
+            remedy = "add it" if args.precision == "fp32" else f"not {args.precision}"
+            raise MrcnnError(f"--{name.replace('_', '-')} is for --precision {wanted}: {remedy}")
     if args.precision == "fp32":
         return None
     return PrecisionOptions(
@@ -131,7 +132,7 @@ def add_engine(group: Any) -> None:
     add("--hardware-compatible", action="store_true", help="runs on every GPU from Ampere on, more slowly")
     add("--embed-plugins", action="store_true", help="put the plugin library into the engine")
     add("--refit", action="store_true", help="weights can be exchanged later; slower")
-    add("--timing-cache", type=Path, metavar="FILE", help="default: model.engine.timing")
+    add("--timing-cache", type=named, metavar="FILE", help="default: model.engine.timing")
     add("--inspect", action="store_true", help="write model.layers.json: what TensorRT made of each layer")
     add("--force", action="store_true", help="build also where an engine of the same inputs is there")
 
@@ -178,7 +179,7 @@ def _words(shape: tuple[int | None, ...]) -> str:
     return "x".join(str(side) for side in shape if side is not None)
 
 
-def _named(text: str) -> Path:
+def named(text: str) -> Path:
     """Not the current folder, where a variable of a script is empty."""
     if not text:
         raise argparse.ArgumentTypeError("no name was given")

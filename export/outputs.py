@@ -1,6 +1,7 @@
 """The files that `mrcnn export` writes, and what is known to be wrong with them before any work."""
 
 import argparse
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,10 +68,12 @@ class Files:
         written = {} if self.onnx == self.model else {"the ONNX file": self.onnx}
         if self.graph != self.onnx:
             from mrcnn.export.precision import report
+            from mrcnn.export.precision.cache import check_destination
 
             written |= {"the converted file": self.graph, "its report": report.report_path(self.graph)}
             if args.calib is not None:
                 written["--calib-cache"] = self.calibration
+                check_destination(self.calibration)
             if args.max_ap_drop is not None:
                 written["the search"] = report.search_path(self.graph)
                 written["its plot"] = report.plot_path(self.graph)
@@ -84,10 +87,13 @@ class Files:
                 image_files(args.images)  # refuses what is not there, and folders without pictures
         if args.json and args.json != "-":
             written["--json"] = Path(args.json)
-        seen = {self.model.resolve(): "the model"}
+        seen = {os.path.realpath(self.model): "the model"}
+        for source in (args.calib, *args.images):
+            if source is not None and os.path.isfile(source):  # noqa: PTH113 - says no to long names
+                seen[os.path.realpath(source)] = "what is read"
         for what, path in written.items():
             require_writable(path)
-            place = path.resolve()
+            place = os.path.realpath(path)
             if place in seen:
                 raise MrcnnError(f"{what} and {seen[place]} would be one file, {path}: name another")
             if path.exists() and not path.is_file() and what != "--json":

@@ -19,6 +19,7 @@ from mrcnn.export import arguments, overrides
 from mrcnn.export.outputs import Files
 from mrcnn.export.progress import Progress
 from mrcnn.files import write_json
+from mrcnn.report import document
 
 if TYPE_CHECKING:
     from mrcnn.description import Deployment
@@ -56,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--output",
-        type=Path,
+        type=arguments.named,
         metavar="DIR",
         help="folder to write to (default: CKPT's name here, or where ONNX is)",
     )
@@ -118,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
     if missing:
         report |= {"engine": None, "missing": str(missing)}
     if args.json:
-        write_json(args.json, report)
+        write_json(args.json, document("export", report))
     if missing:
         raise missing
     if args.json != "-":

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from mrcnn.cli import run_command
 from mrcnn.export.outputs import report_path
+from mrcnn.files import scratch_folder
 
 # Enough to see a fault; PyTorch on a small machine takes seconds for each.
 MOST_IMAGES = 16
@@ -91,8 +91,8 @@ def _images(given: Sequence[Path]) -> Iterator[Sequence[Path]]:
     if given:
         yield given
         return
-    with TemporaryDirectory(prefix="mrcnn-") as folder:
-        yield draw_images(Path(folder))
+    with scratch_folder() as folder:
+        yield draw_images(folder)
 
 
 def draw_images(folder: Path) -> list[Path]:

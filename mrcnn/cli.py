@@ -7,13 +7,14 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, TextIO, cast
 
 from mrcnn import __version__
 from mrcnn.errors import MrcnnError, missing_package
+from mrcnn.report import check_destination
 
 
 class Command(Protocol):
@@ -41,6 +42,7 @@ COMMANDS = {
         "mrcnn.benchmarks.compare",
         "accuracy, agreement, size and time of several models, side by side",
     ),
+    "dense": ("mrcnn.benchmarks.dense", "time the layers of exported models alone, on a CPU"),
     "doctor": ("mrcnn.doctor", "what this machine has and misses, and what to do about it"),
 }
 
@@ -48,11 +50,22 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command line and returns its exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments:
+        _top_parser().print_help()
+        return 2
+    name = arguments[0]
+    if name not in COMMANDS:
+        _top_parser().parse_args(arguments)  # answers --help and --version, refuses the rest
+    return guard(f"mrcnn {name}", lambda: run_command(name, arguments[1:]))
+
+
+def guard(name: str, command: Callable[[], int]) -> int:
+    """The exit status of a command, of which errors become one line that begins with its `name`."""
     _prepare_streams()
     try:
         try:
             with _terminable():
-                return _run(arguments)
+                return _run(name, command)
         finally:
             sys.stdout.flush()  # here, since an error of the flush at exit could not be told in one line
     except BrokenPipeError:
@@ -63,33 +76,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.filename is not None:  # not one of writing to a stream: a bug of ours
             raise
         _discard(sys.stdout)
-        _complain(f"mrcnn: error: cannot write the output: {error.strerror or error}")
+        _complain(f"{name}: error: cannot write the output: {error.strerror or error}")
         return 2
 
 
-def _run(arguments: Sequence[str]) -> int:
-    if not arguments:
-        _top_parser().print_help()
-        return 2
-    name = arguments[0]
-    if name not in COMMANDS:
-        _top_parser().parse_args(arguments)  # answers --help and --version, refuses the rest
+def _run(name: str, command: Callable[[], int]) -> int:
     try:
-        return run_command(name, arguments[1:])
+        try:
+            return command()
+        except ModuleNotFoundError as error:
+            raise missing_package(error) from error
     except MrcnnError as error:
-        _complain(f"mrcnn {name}: error: {error}")
+        _complain(f"{name}: error: {error}")
         return error.exit_status
     except _Terminated:
-        _complain(f"mrcnn {name}: terminated")
+        _complain(f"{name}: terminated")
         return 143
     except KeyboardInterrupt:
-        _complain(f"mrcnn {name}: interrupted")
+        _complain(f"{name}: interrupted")
         return 130
     except MemoryError:
-        _complain(f"mrcnn {name}: error: not enough memory: use a smaller input, or fewer at a time")
+        _complain(f"{name}: error: not enough memory: use a smaller input, or fewer at a time")
         return 2
     except RecursionError:
-        _complain(f"mrcnn {name}: error: an input is nested too deeply to be read")
+        _complain(f"{name}: error: an input is nested too deeply to be read")
         return 2
 
 
@@ -154,10 +164,9 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
     )
     command.add_arguments(parser)
     args = parser.parse_args(arguments)
-    try:
-        return command.run(args)
-    except ModuleNotFoundError as error:
-        raise missing_package(error) from error
+    if getattr(args, "json", None) not in (None, "-"):
+        check_destination(Path(args.json))
+    return command.run(args)
 
 
 def _top_parser() -> argparse.ArgumentParser:

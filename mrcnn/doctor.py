@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mrcnn import __version__
 from mrcnn.files import write_json
+from mrcnn.report import SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from mrcnn.diagnosis.machine import Machine
@@ -78,6 +79,8 @@ def table(rows: Sequence["Row"]) -> Iterator[str]:
 def document(machine: "Machine", rows: Sequence["Row"]) -> dict[str, Any]:
     """What --json writes."""
     return {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "doctor",
         "mrcnn": __version__,
         "ok": not any(row.state == "problem" for row in rows),
         "jetson": machine.jetson,

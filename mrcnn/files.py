@@ -1,5 +1,6 @@
 """Writing files so that they appear whole or not at all."""
 
+import errno
 import json
 import os
 import secrets
@@ -9,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from mrcnn.errors import MrcnnError
@@ -65,12 +67,34 @@ def atomic_paths(*paths: Path | str) -> Iterator[list[Path]]:
                     folder.rmdir()
 
 
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A folder for large files that are soon gone.
+
+    Raises:
+        MrcnnError: it cannot be made, or the disk is full.
+    """
+    remedy = "the variable TMPDIR names the folder of temporary files"
+    try:
+        made = TemporaryDirectory(prefix="mrcnn-")
+    except OSError as error:
+        raise MrcnnError(f"no temporary files are possible: {error.strerror}: {remedy}") from error
+    with made as folder:
+        try:
+            yield Path(folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise MrcnnError(f"{folder}: {error.strerror}: {remedy}") from error
+
+
 def require_writable(path: Path) -> None:
     """Raises MrcnnError where `path` is known not to be writable; nothing is created."""
     try:
         if path.is_dir():
             raise MrcnnError(f"cannot write {path}: it is a folder")
-        existing = next(folder for folder in path.absolute().parents if folder.exists())
+        # A link that leads nowhere is there as well, and in the way of a folder.
+        existing = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
     except (OSError, ValueError) as error:  # a name that is too long, or holds a null character
         raise MrcnnError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
     if not existing.is_dir():

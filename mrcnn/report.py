@@ -11,6 +11,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from mrcnn.errors import MrcnnError
+from mrcnn.files import require_writable
+
 SCHEMA_VERSION = 1
 
 # Those whose version may change a result; only installed ones are reported.
@@ -30,6 +33,24 @@ _PACKAGES = (
 def document(kind: str, figures: Mapping[str, Any]) -> dict[str, Any]:
     """A report: `schema_version` and `kind`, then the `figures`, then the environment."""
     return {"schema_version": SCHEMA_VERSION, "kind": kind, **figures, **environment()}
+
+
+def check_destination(path: Path) -> None:
+    """Refuses, before the work, a file for a report that cannot be written, or that holds something else.
+
+    Raises:
+        MrcnnError: the line says which.
+    """
+    require_writable(path)
+    try:
+        if not path.is_file() or path.stat().st_size == 0:  # a pipe or a device takes everything
+            return
+        with path.open("rb") as file:
+            start = file.read(200)
+    except OSError as error:
+        raise MrcnnError(f"{path}: {error.strerror or error}") from error
+    if b'"schema_version"' not in start:
+        raise MrcnnError(f"--json {path}: is there and no report, so it is not replaced: name another file")
 
 
 def environment() -> dict[str, Any]:

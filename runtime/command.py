@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mrcnn.errors import MrcnnError
 from mrcnn.files import atomic_path, write_json, write_text
+from mrcnn.report import document
 
 if TYPE_CHECKING:
     from mrcnn.runtime.images import RgbArray
@@ -72,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
             if results.images:
                 results.write(args.output)
     if args.json is not None:
-        write_json(args.json, results.report(args.model))
+        write_json(args.json, document("infer", results.report(args.model)))
     if args.json != "-":
         print(results.summary(args.output))
     return 1 if results.failed else 0

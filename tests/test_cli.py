@@ -28,7 +28,7 @@ def test_output_that_cannot_be_written_is_one_line() -> None:
             [sys.executable, "-c", program], stdout=full, stderr=subprocess.PIPE, text=True, check=False
         )
     assert done.returncode == 2
-    assert done.stderr == "mrcnn: error: cannot write the output: No space left on device\n"
+    assert done.stderr == "mrcnn infer: error: cannot write the output: No space left on device\n"
     assert shell("infer missing.onnx a.png --output missing 2> /dev/full").returncode == 2
 
 

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mrcnn.errors import MissingRequirementError, MrcnnError, missing_package
+from mrcnn.cli import guard
+from mrcnn.errors import MissingRequirementError
 from mrcnn.files import atomic_path, write_json
 
 if TYPE_CHECKING:
@@ -26,16 +27,8 @@ def main() -> int:
     """Returns the exit status: 0, or 1 where the exported model differs or too few coins are found."""
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("out/demo"), metavar="DIR", help="(out/demo)")
-    try:
-        return run_demo(parser.parse_args().output)
-    except ModuleNotFoundError as error:
-        problem = missing_package(error)
-        if problem is error:
-            raise
-    except MrcnnError as error:
-        problem = error
-    print(f"demo: error: {problem}", file=sys.stderr)
-    return getattr(problem, "exit_status", 2)
+    output = parser.parse_args().output
+    return guard("demo", lambda: run_demo(output))
 
 
 def run_demo(output: Path) -> int:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from mrcnn.benchmarks.gpu_check.tables import REFERENCE, Row, Spread, rows
-from mrcnn.errors import MrcnnError, missing_package
+from mrcnn.cli import guard
+from mrcnn.errors import MrcnnError
 from mrcnn.files import atomic_path, write_text
 
 BEGIN, END = "<!-- gpu-check: begin -->", "<!-- gpu-check: end -->"
@@ -25,19 +26,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("results", nargs="+", type=Path, metavar="RESULT.json")
     parser.add_argument("--page", type=Path, default=PAGE, metavar="F", help="(docs/kernels.md)")
     args = parser.parse_args(argv)
-    try:
+
+    def command() -> int:
         for path in publish([read(path) for path in args.results], args.page):
             print(f"wrote {path}")
-    except ModuleNotFoundError as error:
-        problem = missing_package(error)
-        if problem is error:
-            raise
-        print(f"publish: error: {problem}", file=sys.stderr)
-        return 3
-    except MrcnnError as error:
-        print(f"publish: error: {error}", file=sys.stderr)
-        return error.exit_status
-    return 0
+        return 0
+
+    return guard("publish", command)
 
 
 def read(path: Path) -> dict[str, Any]:

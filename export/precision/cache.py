@@ -3,7 +3,8 @@
 import io
 import json
 import zipfile
-from collections.abc import Collection, Mapping
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,24 @@ from mrcnn.files import atomic_path, read_regular
 # A file of one of our largest models has a few megabytes.
 _LARGEST = 256 << 20
 _FORMAT = 1
+_MOST = float(np.finfo(np.float32).max)
+_LEAST = 1e-30
 
-# What NumPy and our own reading raise for a file that was tampered with.
+# What zipfile, NumPy and our own reading raise for a file that was tampered with.
 _DAMAGE = (
     ValueError,
-    KeyError,
+    LookupError,
     TypeError,
     OSError,
     EOFError,
-    zipfile.BadZipFile,
-    RecursionError,
+    ArithmeticError,
+    RuntimeError,
     MemoryError,
+    zipfile.BadZipFile,
+    zlib.error,
 )
+# How such a file begins: a ZIP archive with the header in front.
+_START = (b"PK\x03\x04", b"header.npy")
 
 # Key of the binding → what it is to a user.
 _BINDINGS = {
@@ -82,10 +89,33 @@ def save_cache(path: Path, statistics: Mapping[str, Statistics], binding: Mappin
         temporary.write_bytes(content.getvalue())
 
 
+def check_destination(path: Path) -> None:
+    """Refuses a file that holds something else than a cache, which would be lost.
+
+    Raises:
+        MrcnnError: it does, or cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise MrcnnError(f"{path}: {error.strerror or error}") from error
+    if not (start.startswith(_START[0]) and _START[1] in start):
+        raise MrcnnError(
+            f"{path}: is there and no calibration cache, so it is not replaced: name another file "
+            "with --calib-cache"
+        )
+
+
 def load_cache(
-    path: Path, binding: Mapping[str, str], *, names: Collection[str]
+    path: Path, binding: Mapping[str, str], *, channels: Mapping[str, int | None]
 ) -> dict[str, Statistics] | None:
-    """The statistics in the file, which are of values with these names; None where there is no file.
+    """The statistics in the file; None where there is no file.
+
+    Args:
+        channels: of each value that may be in it; None for one that is read by no layer.
 
     Raises:
         StaleCacheError: it was made from something else.
@@ -103,8 +133,10 @@ def load_cache(
             other = [what for key, what in _BINDINGS.items() if found[key] != binding[key]]
             if not other and header["format"] == _FORMAT:
                 statistics = _statistics(header["values"], arrays)
-                if not statistics or not statistics.keys() <= set(names):
+                if not statistics or not statistics.keys() <= channels.keys():
                     raise ValueError("names")
+                for name, one in statistics.items():
+                    _check(one, channels[name])
                 return statistics
     except _DAMAGE as error:
         raise MrcnnError(f"{path}: not a calibration cache, or a damaged one: {remedy}") from error
@@ -113,9 +145,10 @@ def load_cache(
 
 
 def _statistics(values: Any, arrays: Any) -> dict[str, Statistics]:
-    counts = arrays["counts"].astype(np.int64)
-    if counts.shape != (len(values), BINS):
+    counts = arrays["counts"]
+    if counts.shape != (len(values), BINS) or counts.dtype.kind != "u":
         raise ValueError("counts")
+    counts = counts.astype(np.int64)
     result = {}
     for number, value in enumerate(values):
         statistics = Statistics(
@@ -125,7 +158,26 @@ def _statistics(values: Any, arrays: Any) -> dict[str, Statistics]:
             elements=float(value["elements"]),
             means=arrays[f"means{number}"].astype(np.float32) if value["has_means"] else None,
         )
-        if not np.isfinite([statistics.low, statistics.high]).all() or statistics.low > statistics.high:
-            raise ValueError("range")
         result[str(value["name"])] = statistics
     return result
+
+
+def _check(statistics: Statistics, channels: int | None) -> None:
+    """Raises ValueError for numbers that no picture can give."""
+    low, high, limit = statistics.low, statistics.high, statistics.limit
+    if not -_MOST <= low <= high <= _MOST:
+        raise ValueError("range")
+    if not 0 < statistics.elements < np.inf:
+        raise ValueError("elements")
+    # What was kept lies between the extremes, but for the width of a bin.
+    seen = statistics.centres[statistics.counts > 0]
+    slack = 2 * max(limit, _LEAST) / BINS
+    if not len(seen) or seen[0] < low - slack or seen[-1] > high + slack:
+        raise ValueError("counts")
+    if statistics.means is None:
+        return
+    if channels is None or statistics.means.shape != (channels,):
+        raise ValueError("channels")
+    slack = 1e-3 * max(limit, _LEAST)
+    if not ((statistics.means >= low - slack) & (statistics.means <= high + slack)).all():
+        raise ValueError("means")

@@ -4,10 +4,9 @@ Both come of one pass, since on a CPU it is the float32 model that takes the tim
 """
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import onnx
@@ -22,6 +21,7 @@ from mrcnn.export.precision.images import CalibrationImages
 from mrcnn.export.precision.layers import GraphView, view
 from mrcnn.export.precision.options import PrecisionOptions
 from mrcnn.export.precision.statistics import Collector, Statistics, observed
+from mrcnn.files import scratch_folder
 from mrcnn.runtime import Detections
 from mrcnn.runtime.backend_onnx import OnnxBackend
 from mrcnn.runtime.jobs import Jobs
@@ -66,6 +66,7 @@ def calibrate(
     """
     model = onnx.load(source)
     deployment = _checked(source, read_deployment(model), images)
+    _name_nodes(model)
     seen = view(model)
     if not seen.layers:
         raise MrcnnError(f"{source}: no layer has constant weights that could be converted: export it again")
@@ -76,7 +77,7 @@ def calibrate(
         "settings": _SETTINGS,
     }
     key = hashlib.sha256(repr(sorted(binding.items())).encode()).hexdigest()
-    known, note = _cached(options, binding, observed(seen))
+    known, note = _cached(options, binding, _channels(seen))
     if known is not None:
         on_step("running float32")
         detections = detect(source, images, range(len(images)), title="pictures", on_progress=on_part)
@@ -89,17 +90,32 @@ def calibrate(
 
 
 def _cached(
-    options: PrecisionOptions, binding: Mapping[str, str], names: Collection[str]
+    options: PrecisionOptions, binding: Mapping[str, str], channels: Mapping[str, int | None]
 ) -> tuple[dict[str, Statistics] | None, tuple[str, ...]]:
     """Statistics from before, and what should be said of a cache that is not used."""
     if options.source is None or options.recalibrate:
         return None, ()
     try:
-        return cache.load_cache(options.cache, binding, names=names), ()
+        return cache.load_cache(options.cache, binding, channels=channels), ()
     except cache.StaleCacheError as error:
         if options.is_own_cache:
             raise
         return None, (f"calibrated anew: {options.cache} was made from {error.origin}",)
+
+
+def _channels(seen: GraphView) -> dict[str, int | None]:
+    """The channels of each value that may be rounded; None of one that is read by no layer."""
+    read = {layer.source: seen.channels(layer) for layer in seen.layers}
+    return {name: read.get(name) for name in observed(seen)}
+
+
+def _name_nodes(model: onnx.ModelProto) -> None:
+    """Gives every node a name of its own, which other programs' graphs need not have."""
+    names: set[str] = set()
+    for number, node in enumerate(model.graph.node):
+        if not node.name or node.name in names:
+            node.name = f"{node.op_type}_{number}"
+        names.add(node.name)
 
 
 def observe(
@@ -114,8 +130,8 @@ def observe(
         MrcnnError: a weight or a value is not finite.
     """
     collector = Collector(graph)
-    with TemporaryDirectory(prefix="mrcnn-") as folder:
-        path = Path(folder) / "watched.onnx"
+    with scratch_folder() as folder:
+        path = folder / "watched.onnx"
         onnx.save(collector.model, path)
         backend = _WatchedBackend(path, collector)
     jobs = Jobs(backend, min_score=0)

@@ -1,23 +1,24 @@
 """From a float32 graph to one in FP16 or INT8, with the proof of what that costs."""
 
 import hashlib
+import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import onnx
 
+from mrcnn.errors import MrcnnError
 from mrcnn.export.precision import half, quantize, report, search
-from mrcnn.export.precision.accuracy import Accuracy, Judge, alternate
+from mrcnn.export.precision.accuracy import MEANINGLESS, Accuracy, Judge, alternate
 from mrcnn.export.precision.calibrate import Calibration, OnPart, OnStep, calibrate
 from mrcnn.export.precision.images import CalibrationImages, open_images
 from mrcnn.export.precision.observers import OBSERVERS
 from mrcnn.export.precision.options import DEFAULT_IMAGES, PrecisionOptions
-from mrcnn.files import atomic_path
+from mrcnn.files import atomic_paths, scratch_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,11 +63,16 @@ def convert(
     """
     known = calibrate(source, images, options, on_step=on_step, on_part=on_part)
     judge = Judge(known.detections, images, on_progress=on_part)
+    if options.max_ap_drop is not None and judge.is_annotated and judge.least < MEANINGLESS:
+        raise MrcnnError(
+            f"--calib {options.source}: float32 has an AP of {judge.least:.2f} there: of that nothing can be "
+            "lost: name the data that the model is for, or a folder of pictures to keep to parity AP"
+        )
     if options.precision == "fp16":
         converted = _to_fp16(known)
     else:
         converted = _Int8(source, known, images, judge, options, on_part).convert(target, on_step)
-    with atomic_path(target) as temporary:
+    with atomic_paths(target, report.report_path(target)) as (temporary, figures):
         onnx.save(converted.model, temporary)
         on_step("judging the result")
         after = converted.accuracy or judge.accuracy(temporary, title="pictures")
@@ -74,7 +80,22 @@ def convert(
         # A graph for a GPU has no time of a CPU.
         if times is None and options.precision == "int8" and options.target == "cpu":
             times = alternate([source, temporary], images, on_progress=on_part)
-    found = {
+        found = report.complete(target, _found(options, images, judge, converted, known, after, times))
+        figures.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    return found
+
+
+def _found(
+    options: PrecisionOptions,
+    images: CalibrationImages,
+    judge: Judge,
+    converted: _Converted,
+    known: Calibration,
+    after: Accuracy,
+    times: Sequence[float] | None,
+) -> dict[str, Any]:
+    """The report, but for what is drawn of it."""
+    return {
         "precision": options.precision,
         "target": options.target if options.precision == "int8" else None,
         "images": len(images),
@@ -86,7 +107,6 @@ def convert(
         "notes": [*known.notes, *_notes(options, images, judge, converted)],
         **converted.facts,
     }
-    return report.write(target, found)
 
 
 @contextmanager
@@ -101,9 +121,9 @@ def calibration_images(options: PrecisionOptions) -> Iterator[CalibrationImages]
         return
     from mrcnn.export.verify import draw_images
 
-    with TemporaryDirectory(prefix="mrcnn-") as folder:
-        draw_images(Path(folder))
-        yield open_images(Path(folder), folder=None, limit=options.images)
+    with scratch_folder() as folder:
+        draw_images(folder)
+        yield open_images(folder, folder=None, limit=options.images)
 
 
 def _notes(
@@ -111,7 +131,7 @@ def _notes(
 ) -> list[str]:
     if options.source is None:
         return ["ranges come from drawn shapes: --calib DIR has them from your pictures"]
-    notes = list(images.notes)
+    notes = [*images.notes, *judge.notes]
     limit = options.max_ap_drop
     if limit is not None and judge.is_annotated and len(images) < DEFAULT_IMAGES["int8"]:
         notes.append(
@@ -168,10 +188,10 @@ class _Int8:
         outcome, times = None, None
         if self._options.max_ap_drop is not None:
             on_step("searching for a mix of precisions")
-            with TemporaryDirectory(prefix="mrcnn-") as folder:
-                outcome = self._search(target, Path(folder))
+            with scratch_folder() as folder:
+                outcome = self._search(target, folder)
                 if self._options.target == "cpu":
-                    times = self._times(outcome, Path(folder))
+                    times = self._times(outcome, folder)
         returned = frozenset(outcome.chosen.keep if outcome else ())
         chosen = self._variant(returned)
         facts: dict[str, Any] = {

@@ -19,6 +19,7 @@ from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
 from mrcnn.errors import MrcnnError
 from mrcnn.export.metadata import read_deployment, write_deployment
+from mrcnn.export.precision.layers import ACTIVATIONS, MOVES, WEIGHTED
 
 HALF, FLOAT = TensorProto.FLOAT16, TensorProto.FLOAT
 
@@ -31,9 +32,8 @@ HEADROOM = 4.0
 # which matter lie below this range, where fewer bits are left.
 MOST_ROUNDED = 2.0**-10
 
-# Layers with weights, and what computes in FP16 between their results.
-_LAYERS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
-_FOLLOWERS = {"Relu", "Clip", "MaxPool", "Resize", "Add"}
+# What computes in FP16 between the results of layers with weights.
+_FOLLOWERS = ACTIVATIONS | MOVES | {"Add"}
 # These compute nothing: their readers decide.
 _MOVES = {"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Gather"}
 _Q, _DQ, _POOLING = "QuantizeLinear", "DequantizeLinear", "MrcnnRoIAlign"
@@ -143,7 +143,7 @@ def _unfit_constants(
         if node.op_type != "Clip" and not largest <= _LARGEST:
             yield f"{name!r} reaches {largest:.3g}, and float16 ends at {_LARGEST:.0f}"
         # What is added, such as a bias, is rounded by an absolute 2^-25 at most.
-        if node.op_type in _LAYERS and place < 2 and largest:
+        if node.op_type in WEIGHTED and place < 2 and largest:
             moved = np.linalg.norm(_in_half(values) - values) / np.linalg.norm(values)
             if moved > MOST_ROUNDED:
                 yield f"{name!r} is moved by {moved:.2g} of its size, as float16 rounds small values"
@@ -186,7 +186,7 @@ def _candidates(graph: GraphProto) -> set[str]:
         read = typed_inputs(node)
         among = [name in dense for name in read]
         if (
-            node.op_type in _LAYERS | {_DQ}
+            node.op_type in WEIGHTED | {_DQ}
             or (node.op_type in {_Q, _POOLING} and any(among))
             or (
                 node.op_type in _FOLLOWERS | _MOVES

@@ -10,7 +10,7 @@ import numpy as np
 
 from mrcnn.errors import MrcnnError
 from mrcnn.export.precision.options import DEFAULT_IMAGES
-from mrcnn.runtime.images import RgbArray, image_files, read_image
+from mrcnn.runtime.images import RgbArray, UnreadableError, image_files, read_image
 
 if TYPE_CHECKING:
     from mrcnn.data.coco import CocoDataset
@@ -63,7 +63,7 @@ def open_images(source: Path, *, folder: Path | None, limit: int) -> Calibration
         MrcnnError: there are none, or none that shows anything, or pictures of the document are missing.
     """
     dataset = None
-    if source.suffix == ".json":
+    if source.suffix.lower() == ".json":
         from mrcnn.data.coco import CocoDataset
 
         dataset = CocoDataset(source, images=folder, masks=False, option="--calib-images")
@@ -80,8 +80,8 @@ def open_images(source: Path, *, folder: Path | None, limit: int) -> Calibration
         if len(chosen) == limit:
             break
         try:
-            image = read_image(candidates[index])
-        except MrcnnError as error:
+            image = dataset.image(index) if dataset else read_image(candidates[index])
+        except UnreadableError as error:
             print(f"skipped: {error}", file=sys.stderr)
             continue
         if (image == image[0, 0]).all():

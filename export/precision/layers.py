@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, numpy_helper
 
-_WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 ACTIVATIONS = {"Relu", "Clip"}
 # Operators that hand on values of their input, so that what is quantised before is so after them.
 MOVES = {"MaxPool", "Resize"}
@@ -79,13 +79,17 @@ class GraphView:
 
     def is_dense(self, node: NodeProto) -> bool:
         """Whether the node is a layer, or computes from nothing but results of layers."""
-        return bool(
-            node.output[0] in self.dense and node.op_type in _WEIGHTED | ACTIVATIONS | MOVES | {"Add"}
-        )
+        return bool(node.output[0] in self.dense and node.op_type in WEIGHTED | ACTIVATIONS | MOVES | {"Add"})
 
     def weight(self, layer: Layer) -> np.ndarray:
         """The weights as they are stored."""
         return numpy_helper.to_array(self.weights[layer.weight])
+
+    def channels(self, layer: Layer) -> int:
+        """How many channels the layer's source has."""
+        inner = next(d for axis, d in enumerate(self.weights[layer.weight].dims) if axis != layer.axis)
+        groups = next((a.i for a in self.makers[layer.result].attribute if a.name == "group"), 1)
+        return int(inner) * int(groups)
 
     def users(self, value: str) -> Sequence[NodeProto]:
         """The nodes that read the value's elements, not only its shape."""
@@ -125,7 +129,7 @@ def _users(readers: Iterable[NodeProto]) -> list[NodeProto]:
 
 def _layers(nodes: Iterable[NodeProto], weights: Mapping[str, onnx.TensorProto]) -> Iterable[Layer]:
     for node in nodes:
-        if node.domain or node.op_type not in _WEIGHTED or node.input[1] not in weights:
+        if node.domain or node.op_type not in WEIGHTED or node.input[1] not in weights:
             continue
         transposed = any(a.name == "transB" and a.i for a in node.attribute)
         axis = {"Conv": 0, "ConvTranspose": 1, "Gemm": 0 if transposed else 1}.get(

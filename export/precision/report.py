@@ -5,8 +5,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mrcnn.errors import MrcnnError
 from mrcnn.export.precision.search import FEW
-from mrcnn.files import atomic_path, write_json
+from mrcnn.files import atomic_path
 
 if TYPE_CHECKING:
     from mrcnn.export.precision.search import Outcome, Step
@@ -51,14 +52,19 @@ def search_facts(
     }
 
 
-def write(model: Path, found: dict[str, Any]) -> dict[str, Any]:
-    """Writes the report beside the model, and the plot of a search; returns it with the paths of both."""
+def complete(model: Path, found: dict[str, Any]) -> dict[str, Any]:
+    """The report with its own path and that of the plot, which is drawn of a search.
+
+    A plot that cannot be written costs nothing but itself: a note says so.
+    """
     report: dict[str, Any] = {"model": str(model), **found, "report": str(report_path(model)), "plot": None}
-    if "search" in found and _plot(plot_path(model), report):
-        report["plot"] = str(plot_path(model))
-    else:
-        plot_path(model).unlink(missing_ok=True)  # that of another file of this name
-    write_json(report_path(model), report)
+    try:
+        if "search" in found and _plot(plot_path(model), report):
+            report["plot"] = str(plot_path(model))
+        else:
+            plot_path(model).unlink(missing_ok=True)  # that of another file of this name
+    except (MrcnnError, OSError) as error:
+        report["notes"] = [*report["notes"], f"no plot: {error}"]
     return report
 
 
@@ -94,6 +100,7 @@ def _table(report: Mapping[str, Any]) -> Iterator[str]:
     rows = {
         "box AP": "box",
         "mask AP": "mask",
+        "key point AP": "keypoint",
         "parity AP, boxes": "parity_box",
         "parity AP, masks": "parity_mask",
     }

@@ -132,6 +132,13 @@ def _mean(accuracy: Accuracy) -> float:
     return sum(known) / len(known) if known else 100.0
 
 
+def _accuracy(figures: Mapping[str, Any]) -> Accuracy:
+    """What a file holds of it; ValueError or TypeError where that is something else."""
+    if not all(value is None or 0 <= value <= 100.01 for value in figures.values()):
+        raise ValueError("not in points of 100")
+    return Accuracy(**figures)
+
+
 class Notebook:
     """Remembers measurements in a file, for a search that goes on later.
 
@@ -146,7 +153,7 @@ class Notebook:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             if content["key"] == key:
-                self._known = {name: Accuracy(**figures) for name, figures in content["measured"].items()}
+                self._known = {name: _accuracy(figures) for name, figures in content["measured"].items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             self._known = {}  # none, or one that is no use
 

@@ -8,7 +8,8 @@ import onnx
 import onnxruntime
 import pytest
 
-from mrcnn.benchmarks.dense import dense_part, main
+from mrcnn.benchmarks.dense import dense_part
+from mrcnn.cli import main
 from mrcnn.export.cut import cut, with_shapes
 from tests.benchmarks.conftest import Exported
 
@@ -35,13 +36,13 @@ def test_it_is_all_before_the_proposals(exported: Exported) -> None:
 
 def test_each_program_has_its_times(exported: Exported, capsys: pytest.CaptureFixture[str]) -> None:
     model = str(exported.model)
-    assert main([model, model, *QUICK, "--json"]) == 0
+    assert main(["dense", model, *QUICK, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     (first, *_) = report["programs"]
     assert first["name"].endswith("on onnxruntime")
     assert first["p50_ms"] > 0
     assert first["speedup"] == 1
-    assert main([model, *QUICK]) == 0
+    assert main(["dense", model, *QUICK]) == 0
     assert "dense part, 96x128; 1 rounds, 1 threads each" in capsys.readouterr().out
 
 
@@ -50,6 +51,7 @@ def test_each_program_has_its_times(exported: Exported, capsys: pytest.CaptureFi
     [
         (["none.onnx"], "none.onnx: No such file"),
         (["text.onnx"], "text.onnx: not a complete ONNX model"),
+        (["MODEL", "MODEL"], "a model is given twice"),
         (["MODEL", "--shape", "100x100"], "both sides must be multiples of 32"),
     ],
 )
@@ -63,6 +65,6 @@ def test_a_mistake_is_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("text.onnx").write_text("no model")
-    assert main([str(exported.model) if word == "MODEL" else word for word in words]) == 2
+    assert main(["dense", *(str(exported.model) if word == "MODEL" else word for word in words)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line

@@ -210,7 +210,7 @@ def test_a_timing_cache_is_used_and_grows(model: Path) -> None:
         (["--images", "nowhere"], "nowhere: no such file or folder"),
         (["--images", "{folder}"], "no pictures in this folder"),
         (["--timing-cache", "{model}"], "--timing-cache and the model would be one file"),
-        (["--json", "{model}"], "--json and the model would be one file"),
+        (["--json", "{model}"], "is there and no report, so it is not replaced"),
         (["--json", "{engine}"], "--json and the engine would be one file"),
         (["--json", "{folder}"], "it is a folder"),
         (["--timing-cache", "{folder}"], "it is a folder"),

@@ -107,8 +107,22 @@ def test_measurements_of_something_else_are_forgotten(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", '{"key": "key"}', '{"key": "key", "measured": {"a": {"b": 1}}}']
+    "measured",
+    [
+        "[]",
+        '{"a": {"b": 1}}',
+        '{"a": []}',
+        '{"a": {"parity_box": "x", "parity_mask": 1}}',
+        '{"a": {"parity_box": NaN, "parity_mask": 1}}',
+        '{"a": {"parity_box": -1, "parity_mask": 1}}',
+    ],
 )
+def test_measurements_that_are_none_are_forgotten(measured: str, tmp_path: Path) -> None:
+    (tmp_path / "n").write_text(f'{{"key": "key", "measured": {measured}}}')
+    assert Notebook(tmp_path / "n", "key").known == 0
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"key": "key"}'])
 def test_a_damaged_notebook_is_an_empty_one(text: str, tmp_path: Path) -> None:
     (tmp_path / "n").write_text(text)
     notebook = Notebook(tmp_path / "n", "key")

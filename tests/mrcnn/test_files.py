@@ -1,13 +1,23 @@
 """Files appear whole or not at all, and leave nothing behind."""
 
+import errno
 import os
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from mrcnn.errors import MrcnnError
-from mrcnn.files import atomic_path, atomic_paths, read_regular, require_writable, write_json, write_text
+from mrcnn.files import (
+    atomic_path,
+    atomic_paths,
+    read_regular,
+    require_writable,
+    scratch_folder,
+    write_json,
+    write_text,
+)
 
 
 def test_a_file_appears_with_its_folders(tmp_path: Path) -> None:
@@ -132,3 +142,25 @@ def test_only_regular_files_of_a_sensible_size_are_read(tmp_path: Path) -> None:
         read_regular(tmp_path / "file", most_bytes=3)
     with pytest.raises(FileNotFoundError):
         read_regular(tmp_path / "none", most_bytes=3)
+
+
+def test_a_link_to_itself_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(MrcnnError, match="loop is not a folder"):
+        require_writable(tmp_path / "loop" / "model.onnx")
+
+
+def test_no_room_for_temporary_files_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full() -> None:
+        with scratch_folder():
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(MrcnnError, match="No space left on device: the variable TMPDIR names"):
+        full()
+
+    def none(*_: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "mkdtemp", none)
+    with pytest.raises(MrcnnError, match="no temporary files are possible: No usable"):
+        full()
