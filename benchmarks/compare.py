@@ -88,9 +88,7 @@ def print_table(report: dict[str, Any]) -> None:
         print(f"  note: {note}")
     rows = [_row(entry, first=number == 0) for number, entry in enumerate(report["models"])]
     # Of no data, or of models without masks or key points, there is nothing to show.
-    titles = [
-        title for title in rows[0] if not title.endswith(" AP") or any(row[title] != "-" for row in rows)
-    ]
+    titles = [t for t in rows[0] if not t.endswith(" AP") or any(row[t] != "-" for row in rows)]
     cells = [titles, *([row[title] for title in titles] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for line in cells:

@@ -3,13 +3,18 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mrcnn.cli import main
+from mrcnn.export.precision import accuracy
 from mrcnn.export.precision.accuracy import Accuracy, Judge
-from mrcnn.runtime import Runtime
+from mrcnn.export.precision.images import CalibrationImages
+from mrcnn.families import COCO_PERSON
+from mrcnn.runtime import Detections, Runtime
 from mrcnn.runtime.images import read_image
 from tests.export.photographs import make_photographs
 
@@ -92,8 +97,48 @@ def test_a_gain_is_no_loss() -> None:
     judge = Judge.__new__(Judge)
     judge.reference = Accuracy(parity_box=100, parity_mask=100, box=50, mask=40)
     for box, mask, drop in ((51, 39, 1), (49.5, 39.8, 0.5), (52, 41, 0), (50, 40, 0)):
-        accuracy = Accuracy(parity_box=60, parity_mask=60, box=box, mask=mask)
-        assert judge.drop(accuracy) == pytest.approx(drop)
+        variant = Accuracy(parity_box=60, parity_mask=60, box=box, mask=mask)
+        assert judge.drop(variant) == pytest.approx(drop)
+
+
+def test_key_points_are_judged_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An INT8 model whose boxes stay and whose points move has lost something."""
+    points = np.random.default_rng(0).uniform(20, 80, (1, 17, 2)).astype(np.float32)
+
+    def found(moved: float) -> Detections:
+        return Detections(
+            image_size=(100, 100),
+            boxes=np.array([[10, 10, 90, 90]], np.float32),
+            scores=np.array([0.9], np.float32),
+            labels=np.array([1], np.int64),
+            class_names=("__background__", "person"),
+            keypoints=np.concatenate([points + moved, np.ones((1, 17, 1), np.float32)], axis=2),
+            keypoint_scores=np.ones((1, 17), np.float32),
+            keypoint_rule=COCO_PERSON,
+        )
+
+    (truth,) = found(0).to_coco(1)
+    annotation = truth | {"id": 1, "iscrowd": 0, "area": 6400, "num_keypoints": 17}
+    annotation["keypoints"] = [2 if i % 3 == 2 else v for i, v in enumerate(truth["keypoints"])]
+    document = {
+        "images": [{"id": 1, "file_name": "a.png", "height": 100, "width": 100}],
+        "annotations": [annotation],
+        "categories": [{"id": 1, "name": "person"}],
+    }
+    dataset = SimpleNamespace(
+        class_names=("__background__", "person"),
+        category_ids=(0, 1),
+        image_id=lambda _: 1,
+        ground_truth=lambda _: document,
+    )
+    images = CalibrationImages(paths=(Path("a.png"),), digest="", dataset=dataset, indices=(0,))
+    judge = Judge([found(0)], images, on_progress=lambda *_: None)
+    assert judge.reference.keypoint == pytest.approx(100, abs=0.1)
+    monkeypatch.setattr(accuracy, "detect", lambda *_, **__: [found(30)])
+    after = judge.accuracy(Path("m.onnx"), title="")
+    assert after.box == judge.reference.box
+    assert after.keypoint == pytest.approx(0, abs=0.1)
+    assert judge.drop(after) == pytest.approx(100, abs=0.2)
 
 
 def test_annotations_of_other_classes_are_told_and_no_measure_for_a_limit(
