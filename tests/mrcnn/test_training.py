@@ -22,6 +22,7 @@ from mrcnn.training.distributed import World
 from mrcnn.training.initialize import initialize
 from mrcnn.training.loop import Run, train
 from mrcnn.training.options import TrainingOptions
+from mrcnn.training.sampling import Sampling
 from mrcnn.training.state import RunState
 
 CPU = World(device=torch.device("cpu"))
@@ -52,7 +53,7 @@ def options(**changes: Any) -> TrainingOptions:
         "warmup": 2,
         "steps": (3,),
         "snapshot_every": 2,
-        "rois_per_image": 16,
+        "sampling": Sampling(rois_per_image=16),
         "seed": 3,
     }
     return TrainingOptions(**{**values, **changes})
@@ -93,7 +94,8 @@ def test_the_learning_rate_rises_then_falls() -> None:
         {"warmup": -1},
         {"steps": (5, 5)},
         {"steps": (0,)},
-        {"rois_per_image": 0},
+        {"momentum": -0.1},
+        {"weight_decay": math.nan},
     ],
 )
 def test_senseless_options(wrong: dict[str, Any]) -> None:
