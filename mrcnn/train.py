@@ -63,8 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_recipe_arguments(
         parser.add_argument_group(
             "recipe",
-            "That of the architecture's family, fitted to 12 epochs in batches of 4; by its NAME, with the batches "
-            "and the length of its paper. Options override it; the learning rate is in proportion to the batch.",
+            "How the papers train the architecture's family, fitted to 12 epochs in batches of 4; or,\n"
+            "with --recipe NAME, in the paper's own batches and for as long. Options override it, and\n"
+            "the learning rate stays in proportion to the batch.",
         )
     )
     add = parser.add_argument
@@ -124,19 +125,19 @@ def _add_data_arguments(group: argparse._ArgumentGroup) -> None:
 
 def _add_recipe_arguments(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--recipe", metavar="NAME", help=f"{', '.join(recipe.name for recipe in RECIPES)}")
+    add("--recipe", metavar="NAME", help=f"one of {', '.join(recipe.name for recipe in RECIPES)}")
     add("--list-recipes", action=_ListRecipes, nargs=0, help="what each recipe is, and where it comes from")
     run_length = group.add_mutually_exclusive_group()
     run_length.add_argument("--epochs", type=float, help="length of the training")
     run_length.add_argument("--iterations", type=int, help="the same in iterations")
     add("--batch-size", type=int, metavar="N", help="images per iteration, all processes together")
-    add("--lr", type=float, help="learning rate for that batch")
+    add("--lr", type=float, help="learning rate, as it is for any batch")
     add("--warmup", type=int, help="iterations of linear warm-up (default 500, at most a tenth of the run)")
     add(
         "--steps",
         type=_integers,
         metavar="I,J",
-        help="iterations where the learning rate falls to a tenth (default: the recipe's fractions of the run)",
+        help="iterations where the learning rate falls to a tenth (default: the recipe's share of the run)",
     )
     add("--momentum", type=float)
     add("--weight-decay", type=float)

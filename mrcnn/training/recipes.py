@@ -67,7 +67,7 @@ class Recipe:
         return tuple(sorted({iterations * step // self.iterations for step in self.steps} - {0}))
 
 
-# The best 2000 anchors are few where there is one level only. The papers keep all; this is their code's limit.
+# The best 2000 anchors are few where there is but one level. The papers keep all; this is their code's limit.
 _ONE_LEVEL = 12_000
 
 RECIPES = (
@@ -106,8 +106,7 @@ RECIPES = (
     ),
     Recipe(
         name="mobilenet",
-        source="no paper: rate and decay of torchvision's tutorial on its detection models; steps as "
-        "mobilenet-fpn",
+        source="no paper: rate and decay of torchvision's tutorial on detection models; 12 epochs of COCO",
         fits=("*_mobilenet_v2",),
         batch_size=2,
         learning_rate=0.005,
@@ -117,7 +116,7 @@ RECIPES = (
     ),
     Recipe(
         name="mobilenet-fpn",
-        source="no paper: found on this project's demo, small heads from random weights; 12 epochs of COCO",
+        source="no paper: the rate of torchvision's tutorial on detection models; 12 epochs of COCO",
         fits=("*_mobilenet_v2_fpn",),
         batch_size=8,
         iterations=180_000,
@@ -157,11 +156,12 @@ def recipe_table(recipes: Sequence[Recipe] = RECIPES) -> str:
 
 def _told(recipe: Recipe) -> str:
     sampling = recipe.sampling
-    size = "" if sampling.smallest_scale == 1 else f", shorter side from {sampling.smallest_scale:.0%} of it"
+    plural = "s" if recipe.batch_size > 1 else ""
+    size = f" at {sampling.smallest_scale:.0%} to 100% of their size" if sampling.smallest_scale < 1 else ""
     falls = " and ".join(f"{step:,}" for step in recipe.steps)
     lines = (
         f"for {', '.join(recipe.fits)}",
-        f"{recipe.batch_size} images a step{size}, {recipe.iterations:,} steps; learning rate "
+        f"{recipe.iterations:,} steps of {recipe.batch_size} image{plural}{size}; learning rate "
         f"{recipe.learning_rate:g}, a tenth from {falls} on; momentum {recipe.momentum:g}, weight decay "
         f"{recipe.weight_decay:g}",
         f"RPN: {sampling.anchors_per_image} anchors an image, positive from IoU "

@@ -1,7 +1,7 @@
-"""What a training step draws at random from an image: its size, and the anchors and proposals to learn from.
+"""What a training step draws at random: the size of an image, and the anchors and proposals to learn from.
 
-The names are ours, the numbers torchvision's parameters; `apply_sampling` brings them into a model. Nothing of
-this plays a part at inference.
+The names are ours, the numbers torchvision's parameters; `apply_sampling` brings them into a model. Nothing
+of this plays a part at inference.
 """
 
 from dataclasses import dataclass
@@ -12,6 +12,8 @@ from mrcnn.errors import MrcnnError
 if TYPE_CHECKING:
     from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
+_FRACTIONS = ("anchor_positive_fraction", "roi_positive_fraction", "roi_positive_iou", "smallest_scale")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
@@ -21,13 +23,13 @@ class Sampling:
         anchors_per_image: drawn to train the RPN.
         anchor_positive_fraction: the most of them that may be positive.
         anchor_positive_iou: from which IoU with an object on an anchor is positive; so is each object's best.
-        anchor_negative_iou: below which IoU with every object an anchor is negative. In between it is ignored.
+        anchor_negative_iou: below which IoU with every object an anchor is negative; in between it is left out.
         pre_nms_top_n: the RPN's best anchors per level that become proposals.
         post_nms_top_n: proposals per image that NMS may leave.
         rois_per_image: proposals drawn to train the heads.
         roi_positive_fraction: the most of them that may be positive: 0.25 is the papers' 1:3.
         roi_positive_iou: from which IoU with an object on a proposal is positive; negative below.
-        smallest_scale: the shorter side is drawn from this fraction of the model's `min_size` up to all of it.
+        smallest_scale: of the model's `min_size`, from which fraction up to 1 an image's is drawn.
     """
 
     anchors_per_image: int = 256
@@ -45,12 +47,7 @@ class Sampling:
         for name in ("anchors_per_image", "pre_nms_top_n", "post_nms_top_n", "rois_per_image"):
             if not getattr(self, name) > 0:
                 raise MrcnnError(f"{name} must be positive (got {getattr(self, name)})")
-        for name in (
-            "anchor_positive_fraction",
-            "roi_positive_fraction",
-            "roi_positive_iou",
-            "smallest_scale",
-        ):
+        for name in _FRACTIONS:
             if not 0 < getattr(self, name) <= 1:
                 raise MrcnnError(f"{name} must be above 0 and at most 1 (got {getattr(self, name)})")
         if not 0 < self.anchor_negative_iou <= self.anchor_positive_iou <= 1:
