@@ -23,7 +23,7 @@ class Sampling:
         anchors_per_image: drawn to train the RPN.
         anchor_positive_fraction: the most of them that may be positive.
         anchor_positive_iou: from which IoU with an object on an anchor is positive; so is each object's best.
-        anchor_negative_iou: below which IoU with every object an anchor is negative; in between it is left out.
+        anchor_negative_iou: below which IoU with every object an anchor is negative; between, it is left out.
         pre_nms_top_n: the RPN's best anchors per level that become proposals.
         post_nms_top_n: proposals per image that NMS may leave.
         rois_per_image: proposals drawn to train the heads.
