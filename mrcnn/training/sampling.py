@@ -29,7 +29,7 @@ class Sampling:
         rois_per_image: proposals drawn to train the heads.
         roi_positive_fraction: the most of them that may be positive: 0.25 is the papers' 1:3.
         roi_positive_iou: from which IoU with an object on a proposal is positive; negative below.
-        smallest_scale: of the model's `min_size`, from which fraction up to 1 an image's is drawn.
+        smallest_scale: the shorter side is drawn, from this fraction of the model's `min_size` to all of it.
     """
 
     anchors_per_image: int = 256

@@ -90,10 +90,12 @@ class RunState:
         if document["description"] != description.to_dict():
             raise MrcnnError(f"{path}: is of another model or other data; give the arguments of that run")
         before, now = _flat({**_FORMERLY, **document["options"]}), _flat(dataclasses.asdict(options))
-        other = [name for name in now if name not in _FREE and before.get(name) != now[name]]
+        if lacking := [name for name in now if name not in before]:
+            raise MrcnnError(f"{path}: is damaged: its options lack {', '.join(lacking)}")
+        other = [name for name in now if name not in _FREE and before[name] != now[name]]
         if other:
             differences = ", ".join(
-                f"{name} {_shown(before.get(name))}, not {_shown(now[name])}" for name in other
+                f"{name} {_shown(before[name])}, not {_shown(now[name])}" for name in other
             )
             given = " ".join(dict.fromkeys(_argument(name, before) for name in other))
             raise MrcnnError(
@@ -113,8 +115,9 @@ class RunState:
 
 def _flat(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options with those of the sampling beside them, as they were stored before there were recipes."""
+    sampling = options["sampling"]
     rest = {name: value for name, value in options.items() if name != "sampling"}
-    return {**options.get("sampling", {}), **rest}
+    return {**sampling, **rest} if isinstance(sampling, dict) else rest
 
 
 def _argument(name: str, before: Mapping[str, Any]) -> str:
@@ -124,7 +127,7 @@ def _argument(name: str, before: Mapping[str, Any]) -> str:
     if name in _BY_RECIPE:
         name = "recipe"
     option = "lr" if name == "learning_rate" else name.replace("_", "-")
-    return f"--{option} {_shown(before.get(name))}"
+    return f"--{option} {_shown(before[name])}"
 
 
 def _shown(value: Any) -> str:

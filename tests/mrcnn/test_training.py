@@ -1,5 +1,6 @@
 """The parts of training, and a tiny run: recorded, resumable, stopped when it diverges."""
 
+import dataclasses
 import json
 import math
 from collections.abc import Iterator
@@ -287,6 +288,7 @@ def test_a_finished_run_goes_on_with_its_own_steps(tmp_path: Path) -> None:
     [
         *((key, None) for key in ("description", "options", "model", "optimizer", "scaler", "iteration")),
         *(("history", 3), ("seconds", "1"), ("best_ap", "high")),
+        *(("options", {}), ("options", dataclasses.asdict(options()) | {"sampling": 3})),
         *(("model", {}), ("optimizer", {}), ("optimizer", {"state": {}, "param_groups": [3]})),
     ],
 )
