@@ -172,6 +172,8 @@ def run(args: argparse.Namespace) -> int:
         raise MrcnnError(f"{args.output} holds a run already: add --resume, or choose another --output")
     with join_world(args.device) as world:
         start = _start(args)
+        architecture = start.description.architecture
+        recipe = recipe_for(architecture) if args.recipe is None else find_recipe(args.recipe)
         data, validation = _datasets(args, start.description)
         description = replace(start.description, class_names=data.class_names, keypoints=data.keypoint_rule)
         torch.manual_seed(args.seed)
@@ -180,7 +182,6 @@ def run(args: argparse.Namespace) -> int:
             fresh = initialize(model, start.weights)
             if fresh and world.is_leader:
                 print(f"random start weights, since shapes differ: {', '.join(fresh)}", file=sys.stderr)
-        recipe = find_recipe(args.recipe) if args.recipe else recipe_for(description.architecture)
         options = _options(args, recipe, images=len(data.training_indices()))
         if world.is_leader:
             print(_told(recipe, options), flush=True)

@@ -105,7 +105,7 @@ def test_every_loss_falls(tmp_path: Path, rate: float, iterations: int, falls: s
 
 
 def test_boxes_and_masks_are_learnt(tmp_path: Path) -> None:
-    """After 600 images of coins, AP on others: 20 to 31 by the seed; before, 0."""
+    """After 600 images of coins, AP on others: 19 to 31 by the seed; before, 0."""
     metrics = learn(
         tmp_path,
         MASK_MODEL,

@@ -316,6 +316,7 @@ def test_square_images_and_own_anchors_are_trained(tmp_path: Path, monkeypatch: 
             ["--architecture", "maskrcnn_resnet50_c4", "--anchor-sizes", ""],
             "anchors: sizes per level",
         ),
+        (["--recipe", ""], "--recipe : no such recipe"),
         (["--square", "1000"], "--square must be a multiple of 32, as 992 (got 1000)"),
         (["--square", "0"], "--square must be a multiple of 32, as 32 (got 0)"),
         (["--square", "32"], "0 < min_size <= max_size must hold (got 64, 32)"),
