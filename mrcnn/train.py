@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from mrcnn import __version__
-from mrcnn.description import BACKGROUND, ModelDescription
+from mrcnn.description import BACKGROUND, ModelDescription, ResizeRule
 from mrcnn.errors import MrcnnError
 from mrcnn.families import describe
+from mrcnn.training.geometry import change_anchors, square_input
+from mrcnn.training.recipes import RECIPES, Recipe, find_recipe, recipe_for, recipe_table
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,6 +26,8 @@ EXAMPLES = """\
   mrcnn train --data train.json --images photos/ --val val.json --epochs 24 --batch-size 8 --output out/mine
   mrcnn train --data person_keypoints.json --architecture keypointrcnn_resnet50_fpn --output out/persons
   mrcnn train --data train.json --init weights.pth --lr 0.002 --epochs 12 --output out/tuned
+  mrcnn train --data train.json --init coco.pth --recipe fpn --batch-size 8 --output out/as-in-the-paper
+  mrcnn train --data train.json --square 1024 --anchor-sizes 16,32,64,128,256 --output out/small-objects
   torchrun --nproc-per-node 4 -m mrcnn.cli train --data train.json --amp --epochs 24 --output out/big
   mrcnn train --data shapes --iterations 500 --output out/shapes --resume
 """
@@ -32,7 +36,8 @@ T = TypeVar("T")
 
 _DEFAULT_ARCHITECTURE = "maskrcnn_mobilenet_v2_fpn"
 _DEFAULT_EPOCHS = 12
-_LR_PER_IMAGE = 0.0025  # torchvision's references: 0.02 for 8 images
+_DEFAULT_BATCH_SIZE = 4
+_WARMUP = 500  # iterations
 _SYNTHETIC_VALIDATION = 40  # images
 _LONGEST_SIDE = 4096  # of a synthetic image
 # Beyond these an argument is a slip, and what follows would end in an overflow or never.
@@ -41,6 +46,8 @@ _MOST = {
     "iterations": 10**9,
     "batch_size": 10**5,
     "lr": 1e3,
+    "momentum": 1.0,
+    "weight_decay": 1e3,
     "warmup": 10**9,
     "rois_per_image": 10**5,
     "seed": 2**63 - 1,
@@ -51,49 +58,17 @@ _RECORDED = ("torch", "torchvision", "numpy")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_model_arguments(parser.add_argument_group("model"))
+    _add_data_arguments(parser.add_argument_group("data"))
+    _add_recipe_arguments(
+        parser.add_argument_group(
+            "recipe",
+            "How the papers train the architecture's family, fitted to 12 epochs in batches of 4; or,\n"
+            "with --recipe NAME, in the paper's own batches and for as long. Options override it, and\n"
+            "the learning rate stays in proportion to the batch.",
+        )
+    )
     add = parser.add_argument
-    model = parser.add_argument_group("model")
-    model.add_argument("--architecture", help="default: that of --init, else maskrcnn_mobilenet_v2_fpn")
-    model.add_argument("--width", type=float, help="channel multiplier of a MobileNet trunk (default 1.0)")
-    model.add_argument("--min-size", type=int, metavar="PX", help="shorter image side (default 800)")
-    model.add_argument("--max-size", type=int, metavar="PX", help="longest image side (default 1333)")
-    model.add_argument("--init", metavar="CKPT", help="start from these weights; heads of other shapes anew")
-    data = parser.add_argument_group("data")
-    data.add_argument("--data", required=True, metavar="D", help="coins, shapes, or a COCO document (.json)")
-    data.add_argument("--images", metavar="DIR", help="image folder (default: images/ beside the document)")
-    data.add_argument("--val", metavar="D", help="as --data; synthetic data bring their own")
-    data.add_argument("--val-images", metavar="DIR", help="image folder of --val")
-    data.add_argument(
-        "--synthetic-images", type=int, default=1000, metavar="N", help="synthetic images per epoch (1000)"
-    )
-    data.add_argument(
-        "--synthetic-size", type=_size, default=(256, 320), metavar="HxW", help="their size (256x320)"
-    )
-    run_length = parser.add_mutually_exclusive_group()
-    run_length.add_argument("--epochs", type=float, help="length of the training (default 12 epochs)")
-    run_length.add_argument("--iterations", type=int, help="the same in iterations")
-    add(
-        "--batch-size",
-        type=int,
-        default=4,
-        metavar="N",
-        help="images per iteration, all processes together (4)",
-    )
-    add("--lr", type=float, help="learning rate (default 0.0025 per image of the batch)")
-    add("--warmup", type=int, help="iterations of linear warm-up (default 500, at most a tenth of the run)")
-    add(
-        "--steps",
-        type=_steps,
-        metavar="I,J",
-        help="iterations where the learning rate falls to a tenth (default: after 2/3 and 8/9 of the run)",
-    )
-    add(
-        "--rois-per-image",
-        type=int,
-        default=512,
-        metavar="N",
-        help="proposals per image that train the heads (512; fewer are faster, and enough for few objects)",
-    )
     add("--amp", action="store_true", help="mixed precision: float16 on a GPU, bfloat16 on a CPU")
     add("--seed", type=int, default=0)
     add("--workers", type=int, default=2, metavar="N", help="processes that load images (2)")
@@ -108,6 +83,78 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="model.pth, best.pth, log.jsonl, curves.png …",
     )
     add("--resume", action="store_true", help="continue the run in --output from its last snapshot")
+
+
+def _add_model_arguments(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--architecture", help="default: that of --init, else maskrcnn_mobilenet_v2_fpn")
+    add("--width", type=float, help="channel multiplier of a MobileNet trunk (default 1.0)")
+    add("--min-size", type=int, metavar="PX", help="shorter image side (default 800)")
+    add("--max-size", type=int, metavar="PX", help="longest image side (default 1333)")
+    add(
+        "--square",
+        type=int,
+        metavar="PX",
+        help="instead of --max-size: images fit into such a square, as 1024, and are padded to fill it",
+    )
+    add(
+        "--anchor-sizes",
+        type=_integers,
+        metavar="PX,PX",
+        help="one per feature level, the finest first, as 16,32,64,128,256; all on the one level of a C4, "
+        "VGG-16 or MobileNetV2 (default: the family's, or those of --init)",
+    )
+    add(
+        "--anchor-ratios",
+        type=_numbers,
+        metavar="R,R",
+        help="height / width of the anchors of every level (default 0.5,1,2)",
+    )
+    add("--init", metavar="CKPT", help="start from these weights; heads of other shapes anew")
+
+
+def _add_data_arguments(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--data", required=True, metavar="D", help="coins, shapes, or a COCO document (.json)")
+    add("--images", metavar="DIR", help="image folder (default: images/ beside the document)")
+    add("--val", metavar="D", help="as --data; synthetic data bring their own")
+    add("--val-images", metavar="DIR", help="image folder of --val")
+    add("--synthetic-images", type=int, default=1000, metavar="N", help="synthetic images per epoch (1000)")
+    add("--synthetic-size", type=_size, default=(256, 320), metavar="HxW", help="their size (256x320)")
+
+
+def _add_recipe_arguments(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--recipe", metavar="NAME", help=f"one of {', '.join(recipe.name for recipe in RECIPES)}")
+    add("--list-recipes", action=_ListRecipes, nargs=0, help="what each recipe is, and where it comes from")
+    run_length = group.add_mutually_exclusive_group()
+    run_length.add_argument("--epochs", type=float, help="length of the training")
+    run_length.add_argument("--iterations", type=int, help="the same in iterations")
+    add("--batch-size", type=int, metavar="N", help="images per iteration, all processes together")
+    add("--lr", type=float, help="learning rate, as it is for any batch")
+    add("--warmup", type=int, help="iterations of linear warm-up (default 500, at most a tenth of the run)")
+    add(
+        "--steps",
+        type=_integers,
+        metavar="I,J",
+        help="iterations where the learning rate falls to a tenth (default: the recipe's share of the run)",
+    )
+    add("--momentum", type=float)
+    add("--weight-decay", type=float)
+    add(
+        "--rois-per-image",
+        type=int,
+        metavar="N",
+        help="proposals per image that train the heads (fewer are faster, and enough for few objects)",
+    )
+
+
+class _ListRecipes(argparse.Action):
+    """Like --help: prints and ends, whatever else is given."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        print(recipe_table())
+        parser.exit()
 
 
 def run(args: argparse.Namespace) -> int:
@@ -125,6 +172,8 @@ def run(args: argparse.Namespace) -> int:
         raise MrcnnError(f"{args.output} holds a run already: add --resume, or choose another --output")
     with join_world(args.device) as world:
         start = _start(args)
+        architecture = start.description.architecture
+        recipe = recipe_for(architecture) if args.recipe is None else find_recipe(args.recipe)
         data, validation = _datasets(args, start.description)
         description = replace(start.description, class_names=data.class_names, keypoints=data.keypoint_rule)
         torch.manual_seed(args.seed)
@@ -133,11 +182,14 @@ def run(args: argparse.Namespace) -> int:
             fresh = initialize(model, start.weights)
             if fresh and world.is_leader:
                 print(f"random start weights, since shapes differ: {', '.join(fresh)}", file=sys.stderr)
+        options = _options(args, recipe, images=len(data.training_indices()))
+        if world.is_leader:
+            print(_told(recipe, options), flush=True)
         metrics = train(
             model,
             Run(
                 description=description,
-                options=_options(args, images=len(data.training_indices())),
+                options=options,
                 world=world,
                 output=args.output,
                 facts=_facts(args),
@@ -178,14 +230,22 @@ def _start(args: argparse.Namespace) -> _Start:
                 description.class_names,
                 **{name: getattr(description, name) for name in ("width", "norm", "norm_eps", "resize")},
             )
-    min_size = _given(args.min_size, description.resize.min_size)
-    max_size = _given(args.max_size, max(min_size, description.resize.max_size))
     description = replace(
         description,
         width=_given(args.width, description.width),
-        resize=replace(description.resize, min_size=min_size, max_size=max_size),
+        resize=_resize(args, description.resize),
+        anchors=change_anchors(description.anchors, sizes=args.anchor_sizes, ratios=args.anchor_ratios),
     )
     return _Start(description, weights)
+
+
+def _resize(args: argparse.Namespace, rule: ResizeRule) -> ResizeRule:
+    if args.square is not None:
+        if args.max_size is not None:
+            raise MrcnnError("--square is the longest side already: leave out --max-size")
+        return square_input(rule, args.square, min_size=args.min_size)
+    min_size = _given(args.min_size, rule.min_size)
+    return replace(rule, min_size=min_size, max_size=_given(args.max_size, max(min_size, rule.max_size)))
 
 
 def _datasets(
@@ -231,22 +291,42 @@ def _check_ranges(args: argparse.Namespace) -> None:
         raise MrcnnError(f"--synthetic-size must be at most {_LONGEST_SIDE} pixels (got {height}x{width})")
 
 
-def _options(args: argparse.Namespace, *, images: int) -> "TrainingOptions":
+def _options(args: argparse.Namespace, recipe: Recipe, *, images: int) -> "TrainingOptions":
+    """The recipe, fitted to what the arguments say; in its own size where it was named."""
     from mrcnn.training.options import TrainingOptions
 
-    epoch = max(1, round(images / args.batch_size))
-    iterations = _given(args.iterations, max(1, round(_given(args.epochs, _DEFAULT_EPOCHS) * epoch)))
+    named = args.recipe is not None
+    batch_size = _given(args.batch_size, recipe.batch_size if named else _DEFAULT_BATCH_SIZE)
+    epoch = max(1, round(images / batch_size))
+    if named and args.epochs is None:
+        length = recipe.iterations_for(batch_size)
+    else:
+        length = max(1, round(_given(args.epochs, _DEFAULT_EPOCHS) * epoch))
+    iterations = _given(args.iterations, length)
+    rois = _given(args.rois_per_image, recipe.sampling.rois_per_image)
     return TrainingOptions(
         iterations=iterations,
-        batch_size=args.batch_size,
-        learning_rate=_given(args.lr, _LR_PER_IMAGE * args.batch_size),
-        warmup=_given(args.warmup, min(500, iterations // 10)),
-        steps=_given(args.steps, tuple(sorted({iterations * 2 // 3, iterations * 8 // 9} - {0}))),
+        batch_size=batch_size,
+        learning_rate=_given(args.lr, recipe.learning_rate_for(batch_size)),
+        warmup=_given(args.warmup, min(_WARMUP, iterations // 10)),
+        steps=_given(args.steps, recipe.steps_for(iterations)),
         snapshot_every=_given(args.snapshot_every, epoch),
-        rois_per_image=args.rois_per_image,
+        momentum=_given(args.momentum, recipe.momentum),
+        weight_decay=_given(args.weight_decay, recipe.weight_decay),
+        recipe=recipe.name,
+        sampling=replace(recipe.sampling, rois_per_image=rois),
         amp=args.amp,
         seed=args.seed,
         workers=args.workers,
+    )
+
+
+def _told(recipe: Recipe, options: "TrainingOptions") -> str:
+    """The line that says how the model is about to be trained."""
+    falls = f", a tenth from {' and '.join(map(str, options.steps))} on" if options.steps else ""
+    return (
+        f"recipe {recipe.name} ({recipe.source}): {options.iterations} steps of {options.batch_size} images, "
+        f"learning rate {options.learning_rate:g}{falls}, {options.sampling.rois_per_image} RoIs an image"
     )
 
 
@@ -279,8 +359,15 @@ def _size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def _steps(text: str) -> tuple[int, ...]:
+def _integers(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(",") if part)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of iterations, such as 600,800") from error
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers, such as 32,64") from error
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(",") if part)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers, such as 0.5,1,2") from error

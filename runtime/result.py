@@ -204,7 +204,7 @@ class Detections:
         if category_ids is not None and (missing := set(self.labels.tolist()) - set(category_ids)):
             raise MrcnnError(f"category_ids has no entry for label {min(missing)}")
         sides = np.concatenate([self.boxes[:, :2], self.boxes[:, 2:] - self.boxes[:, :2]], axis=1)
-        rows = zip(self.labels.tolist(), sides.tolist(), self.scores.tolist(), strict=True)
+        found = zip(self.labels.tolist(), sides.tolist(), self.scores.tolist(), strict=True)
         results: list[dict[str, Any]] = [
             {
                 "image_id": image_id,
@@ -212,13 +212,14 @@ class Detections:
                 "bbox": box,
                 "score": score,
             }
-            for label, box, score in rows
+            for label, box, score in found
         ]
         if self.mask_probs is not None:
             for result, rle in zip(results, self.rles, strict=True):
                 result["segmentation"] = rle
         if self.keypoints is not None:
-            for result, points in zip(results, self.keypoints.reshape(len(self), -1).tolist(), strict=True):
+            rows = self.keypoints.reshape(len(self), 3 * self.keypoints.shape[1])
+            for result, points in zip(results, rows.tolist(), strict=True):
                 result["keypoints"] = points
         return results
 

@@ -23,6 +23,7 @@ from mrcnn.training.batches import Batch, load_batches, mix_seed
 from mrcnn.training.distributed import World
 from mrcnn.training.options import TrainingOptions
 from mrcnn.training.report import write_report
+from mrcnn.training.sampling import apply_sampling
 from mrcnn.training.state import RunState
 
 _LEAST_SCALE = 1.0  # a float16 loss scale below this means that gradients overflow at any scale
@@ -132,7 +133,7 @@ def evaluate_model(
 
 def _start(model: GeneralizedRCNN, options: TrainingOptions, world: World) -> RunState:
     model.to(world.device).train()
-    model.roi_heads.fg_bg_sampler.batch_size_per_image = options.rois_per_image
+    apply_sampling(model, options.sampling)
     optimizer = torch.optim.SGD(
         [parameter for parameter in model.parameters() if parameter.requires_grad],
         lr=options.learning_rate,
@@ -212,6 +213,7 @@ def _snapshot(
     metrics = {
         "iteration": state.iteration,
         "iterations": run.options.iterations,
+        "recipe": run.options.recipe,
         "losses": state.history[-1]["losses"],
         "seconds": round(state.seconds, 1),
         **scores,

@@ -3,6 +3,7 @@
 import dataclasses
 import pickle
 import types
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,19 @@ from mrcnn.description import ModelDescription
 from mrcnn.errors import MrcnnError
 from mrcnn.files import atomic_path
 from mrcnn.training.options import TrainingOptions
+from mrcnn.training.sampling import Sampling
 
 _FORMAT = "mrcnn-training-state"
 
-# Options that may differ when a run is resumed: they do not touch the steps already taken.
-_FREE = ("iterations", "workers", "snapshot_every")
+# How runs drew their samples before there were recipes.
+_FORMERLY = {"recipe": "fpn", "sampling": dataclasses.asdict(Sampling())}
+
+# Options without an argument of their own: they come with the recipe.
+_BY_RECIPE = {field.name for field in dataclasses.fields(Sampling)} - {"rois_per_image"}
+
+# Options that may differ when a run is resumed: they do not touch the steps already taken. Of a recipe only
+# the numbers count.
+_FREE = ("iterations", "workers", "snapshot_every", "recipe")
 
 _KINDS: dict[str, type | types.UnionType] = {
     "description": dict,
@@ -80,13 +89,15 @@ class RunState:
             raise MrcnnError(f"{path}: is damaged: {', '.join(missing)} missing or of another type")
         if document["description"] != description.to_dict():
             raise MrcnnError(f"{path}: is of another model or other data; give the arguments of that run")
-        before, now = document["options"], dataclasses.asdict(options)
-        other = [name for name in now if name not in _FREE and before.get(name) != now[name]]
+        before, now = _flat({**_FORMERLY, **document["options"]}), _flat(dataclasses.asdict(options))
+        if lacking := [name for name in now if name not in before]:
+            raise MrcnnError(f"{path}: is damaged: its options lack {', '.join(lacking)}")
+        other = [name for name in now if name not in _FREE and before[name] != now[name]]
         if other:
             differences = ", ".join(
-                f"{name} {_shown(before.get(name))}, not {_shown(now[name])}" for name in other
+                f"{name} {_shown(before[name])}, not {_shown(now[name])}" for name in other
             )
-            given = " ".join(_argument(name, before.get(name)) for name in other)
+            given = " ".join(dict.fromkeys(_argument(name, before) for name in other))
             raise MrcnnError(
                 f"{path}: that run has {differences}: give {given}, or start anew in another --output"
             )
@@ -102,11 +113,21 @@ class RunState:
         self.seconds = document["seconds"]
 
 
-def _argument(name: str, value: Any) -> str:
+def _flat(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with those of the sampling beside them, as they were stored before there were recipes."""
+    sampling = options["sampling"]
+    rest = {name: value for name, value in options.items() if name != "sampling"}
+    return {**sampling, **rest} if isinstance(sampling, dict) else rest
+
+
+def _argument(name: str, before: Mapping[str, Any]) -> str:
+    """What to give on the command line so that `name` is as before."""
     if name == "amp":
-        return "--amp" if value else "no --amp"
+        return "--amp" if before["amp"] else "no --amp"
+    if name in _BY_RECIPE:
+        name = "recipe"
     option = "lr" if name == "learning_rate" else name.replace("_", "-")
-    return f"--{option} {_shown(value)}"
+    return f"--{option} {_shown(before[name])}"
 
 
 def _shown(value: Any) -> str:

@@ -1,5 +1,6 @@
 """The parts of training, and a tiny run: recorded, resumable, stopped when it diverges."""
 
+import dataclasses
 import json
 import math
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 from mrcnn.checkpoint import load_checkpoint
@@ -22,6 +24,8 @@ from mrcnn.training.distributed import World
 from mrcnn.training.initialize import initialize
 from mrcnn.training.loop import Run, train
 from mrcnn.training.options import TrainingOptions
+from mrcnn.training.report import write_report
+from mrcnn.training.sampling import Sampling
 from mrcnn.training.state import RunState
 
 CPU = World(device=torch.device("cpu"))
@@ -52,7 +56,7 @@ def options(**changes: Any) -> TrainingOptions:
         "warmup": 2,
         "steps": (3,),
         "snapshot_every": 2,
-        "rois_per_image": 16,
+        "sampling": Sampling(rois_per_image=16),
         "seed": 3,
     }
     return TrainingOptions(**{**values, **changes})
@@ -93,7 +97,8 @@ def test_the_learning_rate_rises_then_falls() -> None:
         {"warmup": -1},
         {"steps": (5, 5)},
         {"steps": (0,)},
-        {"rois_per_image": 0},
+        {"momentum": -0.1},
+        {"weight_decay": math.nan},
     ],
 )
 def test_senseless_options(wrong: dict[str, Any]) -> None:
@@ -191,6 +196,21 @@ def test_a_run_leaves_its_records(tmp_path: Path) -> None:
     assert checkpoint.training["metrics"] == metrics
 
 
+def test_each_loss_has_its_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+
+    def save(figure: Figure, path: Path, **_: Any) -> None:
+        path.touch()
+        drawn.append(figure)
+
+    monkeypatch.setattr(Figure, "savefig", save)
+    losses = dict.fromkeys(LOSSES, 0.5)
+    history = [{"iteration": i, "learning_rate": 0.1, "losses": losses} for i in range(1, 41)]
+    write_report(tmp_path, history=history, metrics={})
+    curves = {line.get_label() for line in drawn[0].axes[0].get_lines()}
+    assert curves == LOSSES
+
+
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     run_training(tmp_path / "whole")
     run_training(tmp_path / "parts", iterations=2)
@@ -246,6 +266,18 @@ def test_what_cannot_be_resumed(tmp_path: Path) -> None:
         run_training(tmp_path, resume=True)
 
 
+def test_a_run_from_before_there_were_recipes_goes_on(tmp_path: Path) -> None:
+    run_training(tmp_path, iterations=2)
+    document = torch.load(tmp_path / "resume.pth", weights_only=True)
+    options = document["options"]
+    options["rois_per_image"] = options.pop("sampling")["rois_per_image"]
+    del options["recipe"]
+    torch.save(document, tmp_path / "resume.pth")
+    with pytest.raises(MrcnnError, match="rois_per_image 16, not 512: give --rois-per-image 16, or"):
+        run_training(tmp_path, resume=True, sampling=Sampling())
+    assert run_training(tmp_path, resume=True, iterations=3)["iteration"] == 3
+
+
 def test_a_finished_run_goes_on_with_its_own_steps(tmp_path: Path) -> None:
     run_training(tmp_path, iterations=2)
     assert run_training(tmp_path, resume=True, iterations=3)["iteration"] == 3
@@ -256,6 +288,7 @@ def test_a_finished_run_goes_on_with_its_own_steps(tmp_path: Path) -> None:
     [
         *((key, None) for key in ("description", "options", "model", "optimizer", "scaler", "iteration")),
         *(("history", 3), ("seconds", "1"), ("best_ap", "high")),
+        *(("options", {}), ("options", dataclasses.asdict(options()) | {"sampling": 3})),
         *(("model", {}), ("optimizer", {}), ("optimizer", {"state": {}, "param_groups": [3]})),
     ],
 )

@@ -166,6 +166,7 @@ def test_key_points_are_written_in_turn_and_load_in_pycocotools() -> None:
         [65, 8, 1, 75, 28, 1],
     ]
     assert all("keypoints" not in result for result in detections().to_coco(17))
+    assert pointed(0).to_coco(17) == []
     truth = COCO()
     truth.dataset = {"info": {}, "images": [{"id": 17}], "annotations": [], "categories": [{"id": 1}]}
     truth.createIndex()
