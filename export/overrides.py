@@ -7,8 +7,9 @@ from typing import Any
 
 from mrcnn.description import BACKGROUND, ModelDescription
 from mrcnn.errors import MrcnnError
+from mrcnn.geometry import resized
 
-_NAMES = ("class_names", "min_size", "max_size", "score_threshold", "detections", "norm_eps")
+_NAMES = ("class_names", "min_size", "max_size", "square", "score_threshold", "detections", "norm_eps")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,6 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--class-names", type=Path, metavar="FILE", help="one name a line, without background")
     group.add_argument("--min-size", type=int, metavar="PX", help="shorter side of the resized image")
     group.add_argument("--max-size", type=int, metavar="PX", help="longest side of the resized image")
+    group.add_argument(
+        "--square",
+        type=int,
+        metavar="PX",
+        help="fit images into such a square, as 1024, and pad them to fill it",
+    )
     group.add_argument("--score-threshold", type=float, metavar="P", help="least score of a detection")
     group.add_argument("--detections", type=int, metavar="K", help="most detections per image")
     group.add_argument("--norm-eps", type=float, metavar="EPS", help="epsilon of the trunk's batch norm")
@@ -34,14 +41,15 @@ def described(description: ModelDescription, args: argparse.Namespace) -> ModelD
     Raises:
         MrcnnError: a value is out of range, or the file of class names does not fit the model.
     """
-    resize = {k: v for k in ("min_size", "max_size") if (v := getattr(args, k)) is not None}
     detections: dict[str, Any] = {}
     if args.score_threshold is not None:
         detections["score_threshold"] = args.score_threshold
     if args.detections is not None:
         detections["detections_per_image"] = args.detections
     changes: dict[str, Any] = {
-        "resize": replace(description.resize, **resize),
+        "resize": resized(
+            description.resize, min_size=args.min_size, max_size=args.max_size, square=args.square
+        ),
         "detections": replace(description.detections, **detections),
     }
     if args.norm_eps is not None:

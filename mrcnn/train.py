@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from mrcnn import __version__
-from mrcnn.description import BACKGROUND, ModelDescription, ResizeRule
+from mrcnn.description import BACKGROUND, ModelDescription, RoiRule
 from mrcnn.errors import MrcnnError
 from mrcnn.families import describe
-from mrcnn.training.geometry import change_anchors, square_input
+from mrcnn.geometry import change_anchors, resized
 from mrcnn.training.recipes import RECIPES, Recipe, find_recipe, recipe_for, recipe_table
 
 if TYPE_CHECKING:
@@ -109,6 +109,17 @@ def _add_model_arguments(group: argparse._ArgumentGroup) -> None:
         type=_numbers,
         metavar="R,R",
         help="height / width of the anchors of every level (default 0.5,1,2)",
+    )
+    add(
+        "--roi-mode",
+        choices=("avg", "max", "pool"),
+        help="of VGG-16: RoIAlign with the mean (default) or the largest of its samples, or RoIPool",
+    )
+    add(
+        "--head-stride",
+        type=int,
+        choices=(1, 2),
+        help="of conv5, the head of C4: 2 as in detectron2 (default), or 1, for masks twice as fine",
     )
     add("--init", metavar="CKPT", help="start from these weights; heads of other shapes anew")
 
@@ -233,19 +244,24 @@ def _start(args: argparse.Namespace) -> _Start:
     description = replace(
         description,
         width=_given(args.width, description.width),
-        resize=_resize(args, description.resize),
+        resize=resized(
+            description.resize, min_size=args.min_size, max_size=args.max_size, square=args.square
+        ),
         anchors=change_anchors(description.anchors, sizes=args.anchor_sizes, ratios=args.anchor_ratios),
+        rois=_rois(args, description),
     )
     return _Start(description, weights)
 
 
-def _resize(args: argparse.Namespace, rule: ResizeRule) -> ResizeRule:
-    if args.square is not None:
-        if args.max_size is not None:
-            raise MrcnnError("--square is the longest side already: leave out --max-size")
-        return square_input(rule, args.square, min_size=args.min_size)
-    min_size = _given(args.min_size, rule.min_size)
-    return replace(rule, min_size=min_size, max_size=_given(args.max_size, max(min_size, rule.max_size)))
+def _rois(args: argparse.Namespace, description: ModelDescription) -> RoiRule:
+    if args.head_stride is not None and not description.architecture.endswith("_c4"):
+        raise MrcnnError(f"--head-stride is for C4 models, and {description.architecture} is none")
+    rule = description.rois
+    return replace(
+        rule,
+        mode=_given(args.roi_mode, rule.mode),
+        head_stride=_given(args.head_stride, rule.head_stride),
+    )
 
 
 def _datasets(

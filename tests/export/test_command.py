@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from mrcnn.cli import main
-from mrcnn.description import Deployment
+from mrcnn.description import Deployment, ResizeRule
 
 
 def test_without_tensorrt_the_onnx_file_is_there_and_one_command_builds_the_engine(
@@ -125,8 +125,8 @@ def test_onnx_only_reports_json(
     names = tmp_path / "names.txt"
     names.write_text("coin\nbutton\n")
     options = (
-        f"--onnx-only --output {tmp_path}/o --shape 128x160 --batch 1 --class-names {names} "
-        "--min-size 120 --max-size 160 --score-threshold 0.3 --detections 7 --json"
+        f"--onnx-only --output {tmp_path}/o --shape 160x160 --batch 1 --class-names {names} "
+        "--min-size 120 --square 160 --score-threshold 0.3 --detections 7 --json"
     )
     assert main(["export", str(compact_file), *options.split()]) == 0
     report = json.loads(capsys.readouterr().out)
@@ -134,9 +134,9 @@ def test_onnx_only_reports_json(
     metadata = {p.key: p.value for p in onnx.load(report["onnx"]).metadata_props}
     deployment = Deployment.from_json(metadata["mrcnn"])
     assert deployment.description.class_names == ("__background__", "coin", "button")
-    assert deployment.description.resize.min_size == 120
+    assert deployment.description.resize == ResizeRule(min_size=120, max_size=160, size_divisible=160)
     assert deployment.description.detections.detections_per_image == 7
-    assert (deployment.height, deployment.width, deployment.batch) == (128, 160, 1)
+    assert (deployment.height, deployment.width, deployment.batch) == (160, 160, 1)
 
 
 @pytest.mark.parametrize(

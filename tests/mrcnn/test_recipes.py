@@ -13,13 +13,13 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from mrcnn import train as command
 from mrcnn.checkpoint import load_checkpoint
 from mrcnn.cli import main
-from mrcnn.description import AnchorRule, ResizeRule
+from mrcnn.description import AnchorRule, ResizeRule, RoiRule
 from mrcnn.errors import MrcnnError
 from mrcnn.families import describe
+from mrcnn.geometry import change_anchors, square_input
 from mrcnn.models import architectures, build_model
 from mrcnn.training import loop
 from mrcnn.training.distributed import World
-from mrcnn.training.geometry import change_anchors, square_input
 from mrcnn.training.options import TrainingOptions
 from mrcnn.training.recipes import RECIPES, Recipe, find_recipe, recipe_for
 from mrcnn.training.sampling import Sampling, apply_sampling
@@ -305,6 +305,20 @@ def test_square_images_and_own_anchors_are_trained(tmp_path: Path, monkeypatch: 
     assert model.transform([torch.rand(3, 50, 70)])[0].tensors.shape == (1, 3, 96, 96)
 
 
+def test_how_regions_are_pooled_is_asked_for() -> None:
+    def rois(*words: str) -> RoiRule:
+        parser = argparse.ArgumentParser()
+        command.add_arguments(parser)
+        args = parser.parse_args(["--data", "coins", "--output", "out", *words])
+        return command._start(args).description.rois
+
+    assert rois("--architecture", "fasterrcnn_vgg16").mode == "avg"
+    for mode in ("max", "pool"):
+        assert rois("--architecture", "fasterrcnn_vgg16", "--roi-mode", mode).mode == mode
+    assert rois("--architecture", "maskrcnn_resnet50_c4").head_stride == 2
+    assert rois("--architecture", "maskrcnn_resnet50_c4", "--head-stride", "1").head_stride == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -317,6 +331,8 @@ def test_square_images_and_own_anchors_are_trained(tmp_path: Path, monkeypatch: 
             "anchors: sizes per level",
         ),
         (["--recipe", ""], "--recipe : no such recipe"),
+        (["--head-stride", "1"], "--head-stride is for C4 models, and maskrcnn_"),
+        (["--roi-mode", "pool"], "rois: mode 'pool' is for models with one map and no masks"),
         (["--square", "1000"], "--square must be a multiple of 32, as 992 (got 1000)"),
         (["--square", "0"], "--square must be a multiple of 32, as 32 (got 0)"),
         (["--square", "32"], "0 < min_size <= max_size must hold (got 64, 32)"),

@@ -35,6 +35,26 @@ def change_anchors(
     return rule
 
 
+def resized(
+    rule: ResizeRule, *, min_size: int | None = None, max_size: int | None = None, square: int | None = None
+) -> ResizeRule:
+    """The rule with other sizes. A shorter side that is longer than the longest makes that as long.
+
+    Args:
+        square: see `square_input`; not with `max_size`.
+
+    Raises:
+        MrcnnError: sizes contradict each other or are out of range.
+    """
+    if square is not None:
+        if max_size is not None:
+            raise MrcnnError("--square is the longest side already: leave out --max-size")
+        return square_input(rule, square, min_size=min_size)
+    shorter = rule.min_size if min_size is None else min_size
+    longer = max(shorter, rule.max_size) if max_size is None else max_size
+    return replace(rule, min_size=shorter, max_size=longer)
+
+
 def square_input(rule: ResizeRule, side: int, *, min_size: int | None = None) -> ResizeRule:
     """Matterport's rule: the longer side at most `side`, and zeros around it up to `side` x `side` pixels.
 
