@@ -22,7 +22,7 @@ from mrcnn.description import ModelDescription
 from mrcnn.errors import MrcnnError
 from mrcnn.files import atomic_path
 from mrcnn.imports import codebase_of
-from mrcnn.imports.given import Given
+from mrcnn.imports.given import Given, read_given
 from mrcnn.imports.wrapped import unwrap
 from mrcnn.models import build_model
 from mrcnn.pickles import Inert, load_arrays, load_torch, refusal
@@ -108,19 +108,19 @@ def save_checkpoint(
         torch.save(document, temporary)
 
 
-def load_checkpoint(path: Path | str, *, given: Given | None = None) -> Checkpoint:
+def load_checkpoint(path: Path | str, *, config: Path | None = None) -> Checkpoint:
     """Reads a checkpoint of ours, or one of torchvision, detectron2 or mmdetection, told by its keys.
 
     State dicts may be wrapped as training scripts do it: under "model", "state_dict" and the like, with a
     moving average beside them, from DataParallel, torch.compile or Lightning, in half precision.
 
     Args:
-        given: what the user says of the model beside its weights.
+        config: a file of what the weights do not tell; see `mrcnn.imports.given`.
 
     Raises:
         MrcnnError: no such file, not a PyTorch file, one that would run code, or not a model we know.
     """
-    path, given = Path(path), given or Given()
+    path, given = Path(path), read_given(config)
     document, left_out = _read(path)
     try:
         if isinstance(document, Inert):
