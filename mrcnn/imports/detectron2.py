@@ -112,6 +112,8 @@ def translate(weights: Weights, document: Mapping[Any, Any], given: Given) -> Tr
     trunk = resnet_trunk(state)
     assumptions: list[str] = []
     fields = _conventions(weights, trunk, assumptions)
+    # MODEL.RESNETS.NORM "BN" or "SyncBN" counts its batches, "FrozenBN" does not.
+    fields["norm"] = "batch" if any(name.endswith("num_batches_tracked") for name in state) else "frozen"
     detector = "maskrcnn" if "roi_heads.mask_predictor.mask_fcn_logits.weight" in state else "fasterrcnn"
     if any(name.startswith("roi_heads.keypoint_") for name in state):
         if detector == "maskrcnn":
@@ -145,7 +147,6 @@ def _conventions(weights: Weights, trunk: str, assumptions: list[str]) -> dict[s
         + ", by the deviation of the pixels: STRIDE_IN_1X1 is not in the weights"
     )
     return {
-        "norm": "frozen",
         "norm_eps": 1e-5,
         "stride_in_1x1": stride_in_1x1,
         "normalization": Normalization(

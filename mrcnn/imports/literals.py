@@ -36,6 +36,14 @@ def read_assignments(text: str, *, where: str) -> dict[str, Any]:
     return values
 
 
+def is_python(text: str) -> bool:
+    try:
+        ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return True
+
+
 def _value(node: ast.expr, known: Mapping[str, Any]) -> Any:
     if isinstance(node, ast.Name):
         return known.get(node.id, UNREAD)

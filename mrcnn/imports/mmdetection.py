@@ -26,7 +26,7 @@ from mrcnn.description import (
 from mrcnn.families import describe
 from mrcnn.imports import Translated, Weights
 from mrcnn.imports.given import Given, with_fields
-from mrcnn.imports.literals import at
+from mrcnn.imports.literals import at, is_python
 from mrcnn.imports.mmdetection_config import Settings, read_settings
 from mrcnn.imports.rows import (
     Names,
@@ -125,12 +125,15 @@ def _settings(document: Mapping[Any, Any], given: Given, *, is_c4: bool) -> tupl
     """What the config says, and the lines to be told of it."""
     meta = document.get("meta")
     text = meta.get("cfg", meta.get("config")) if isinstance(meta, Mapping) else None
+    usual = usual_rules("mmdetection", is_c4=is_c4)
     if given.mmdetection is not None:
         settings = read_settings(given.mmdetection, where="--config")
-    elif isinstance(text, str):
+    elif isinstance(text, str) and is_python(text):
         settings = read_settings(text, where="the config in the checkpoint")
+    elif isinstance(text, str):  # until 2.3, files and their names one after the other
+        return Settings(), ["the config in the checkpoint is none that can be read", usual]
     else:
-        return Settings(), [usual_rules("mmdetection", is_c4=is_c4)]
+        return Settings(), [usual]
     return settings, settings.lines
 
 
