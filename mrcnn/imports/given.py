@@ -16,6 +16,7 @@ from typing import Any
 
 from mrcnn.description import BACKGROUND, ModelDescription
 from mrcnn.errors import MrcnnError
+from mrcnn.strict import from_plain
 
 _LARGEST = 4 * 2**20  # bytes of a file
 
@@ -89,9 +90,10 @@ def with_fields(description: ModelDescription, fields: Mapping[str, Any], *, whe
             value = [BACKGROUND, *value]
         plain[name] = {**known, **value} if isinstance(known, dict) and isinstance(value, dict) else value
     try:
-        changed = ModelDescription.from_dict(plain)
+        changed = from_plain(ModelDescription, plain, where=where)
     except MrcnnError as error:
-        raise MrcnnError(f"{where}: {str(error).removeprefix('model description: ')}") from error
+        told = str(error) if str(error).startswith(where) else f"{where}: {error}"
+        raise MrcnnError(told) from error
     for what, ours, theirs in zip(
         ("classes", "key points"), _counts(description), _counts(changed), strict=True
     ):
