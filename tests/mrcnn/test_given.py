@@ -11,10 +11,14 @@ from torch import Tensor
 from torchvision.models.detection import keypointrcnn_resnet50_fpn, maskrcnn_resnet50_fpn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
+from mrcnn.checkpoint import save_checkpoint
+from mrcnn.cli import main
+from mrcnn.description import ModelDescription
 from mrcnn.errors import MrcnnError
 from mrcnn.imports import Translated, torchvision
 from mrcnn.imports.given import Given, read_given
 from mrcnn.models import build_model
+from mrcnn.opening import open_model
 
 SIZES, RATIOS = ((16, 24),) * 5, ((0.5, 1.0),) * 5
 
@@ -153,3 +157,41 @@ def test_class_agnostic_boxes_and_masks_are_those_of_every_class(rows: int) -> N
         "class-agnostic box regression",
         "class-agnostic masks",
     ]
+
+
+COMPACT = ModelDescription(
+    architecture="maskrcnn_mobilenet_v2_fpn", class_names=("__background__", "coin"), width=0.25
+)
+
+
+def test_a_checkpoint_is_opened_with_it(tmp_path: Path) -> None:
+    """An own checkpoint says everything; --config says otherwise."""
+    save_checkpoint(tmp_path / "c.pth", model=build_model(COMPACT), description=COMPACT, training={})
+    (tmp_path / "c.json").write_text('{"class_names": ["disc"], "detections": {"score_threshold": 0.7}}')
+    with open_model(tmp_path / "c.pth", config=tmp_path / "c.json") as model:
+        assert model.description.class_names == ("__background__", "disc")
+        assert model.description.detections.score_threshold == 0.7
+        assert model.description.width == 0.25
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["export", "w.pth", "--config", "none.json"], "--config none.json: cannot be read"),
+        (["evaluate", "w.pth", "--data", "shapes", "--config", "none.json"], "--config none.json: cannot"),
+        (["export", "m.onnx", "--config", "none.json"], "--config is for checkpoints"),
+        (["evaluate", "m.onnx", "--data", "shapes", "--config", "none.json"], "--config is for checkpoints"),
+    ],
+)
+def test_commands_tell_what_is_wrong_with_it(
+    command: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("w.pth").touch()
+    Path("m.onnx").touch()
+    assert main(command) == 2
+    assert message in capsys.readouterr().err
