@@ -14,6 +14,7 @@ What detectron2 does otherwise than torchvision, by its file:
 
 import re
 from collections.abc import Mapping
+from fractions import Fraction
 from functools import partial
 from typing import Any
 
@@ -90,8 +91,9 @@ _NAMES: Names = (
         lambda m: f"roi_heads.keypoint_predictor.kps_score_lowres.{m[1]}",
     ),
 )
-# Constants that detectron2 stores beside the weights.
-_CONSTANTS = re.compile(r"pixel_(mean|std)|proposal_generator\.anchor_generator\.cell_anchors\.\d+")
+# Constants that detectron2 stores beside the weights; since 2021 without the anchors.
+_CELLS = "proposal_generator.anchor_generator.cell_anchors"
+_CONSTANTS = re.compile(rf"pixel_(mean|std)|{re.escape(_CELLS)}\.\d+")
 
 
 def fits(weights: Weights) -> bool:
@@ -124,10 +126,11 @@ def translate(weights: Weights, document: Mapping[Any, Any], given: Given) -> Tr
     classes = number_of_classes(state)
     class_names, line = class_names_of(classes, of_persons=fields.get("keypoints") == COCO_PERSON)
     is_c4 = any(name.startswith("roi_heads.res5.") for name in weights)
+    rules = _rules(is_c4=is_c4)
+    if stored := _stored_anchors(weights):
+        rules["anchors"] = stored
     description = given.applied(
-        describe(
-            f"{detector}_{trunk}_{'c4' if is_c4 else 'fpn'}", class_names, **fields, **_rules(is_c4=is_c4)
-        )
+        describe(f"{detector}_{trunk}_{'c4' if is_c4 else 'fpn'}", class_names, **fields, **rules)
     )
     assumptions += [] if "class_names" in given.fields else [line]
     assumptions += same_for_all(state, classes=classes, background=False)
@@ -172,6 +175,23 @@ def _rules(*, is_c4: bool) -> dict[str, Any]:
         "proposals": ProposalRule(min_size=1e-6),
         "rois": RoiRule(sampling_ratio=0, aligned=True),
     }
+
+
+def _stored_anchors(weights: Weights) -> AnchorRule | None:
+    """The anchors of each level, where the file holds them: all sizes, and of each all ratios."""
+    cells = [weights[f"{_CELLS}.{level}"] for level in range(5) if f"{_CELLS}.{level}" in weights]
+    sizes, ratios = [], []
+    for boxes in cells:
+        if boxes.ndim != 2 or boxes.shape[1] != 4 or not bool((boxes[:, 2:] - boxes[:, :2] > 0).all()):
+            raise MrcnnError(f"'{_CELLS}' are no boxes")
+        sides = (boxes[:, 2:] - boxes[:, :2]).double()
+        sizes.append(tuple(dict.fromkeys(round(side) for side in sides.prod(1).sqrt().tolist())))
+        shapes = (sides[:, 1] / sides[:, 0]).tolist()
+        # 0.3333 is a third, also where it was stored in half precision.
+        ratios.append(tuple(dict.fromkeys(float(Fraction(r).limit_denominator(20)) for r in shapes)))
+        if len(sizes[-1]) * len(ratios[-1]) != len(boxes):
+            raise MrcnnError(f"'{_CELLS}' are not every size with every ratio, which has no counterpart")
+    return AnchorRule(sizes=tuple(sizes), aspect_ratios=tuple(ratios), exact=True) if cells else None
 
 
 def _of_block(name: str) -> str:

@@ -109,11 +109,15 @@ def change(state: MutableMapping[str, Tensor], name: str, how: Callable[[Tensor]
     """Replaces a weight.
 
     Raises:
-        MrcnnError: it is not there.
+        MrcnnError: it is not there, or of another shape.
     """
     if name not in state:
         raise MrcnnError(f"the weights have no counterpart of {name!r}: are they a whole detector?")
-    state[name] = how(state[name])
+    try:
+        state[name] = how(state[name])
+    except (IndexError, RuntimeError, TypeError) as error:  # of a tensor with too few dimensions
+        shape = tuple(state[name].shape)
+        raise MrcnnError(f"the weight {name!r} has shape {shape}, which is no such layer's") from error
 
 
 def background_first(scores: Tensor) -> Tensor:

@@ -200,6 +200,26 @@ def test_a_bad_pickle_is_one_line(content: bytes, message: str, tmp_path: Path) 
             "the RPN has 9 anchors a place, not 3 (1 sizes, 3 ratios): give the field 'anchors' in --config",
         ),
         (
+            {"backbone.bottom_up.stem.conv1.weight": torch.zeros(3)},
+            "'backbone.body.conv1.weight' has shape (3,), which is no such layer's",
+        ),
+        (
+            {"roi_heads.box_head.fc1.weight": torch.zeros(1024, 12)},
+            "size mismatch for roi_heads.box_head.fc6.weight",
+        ),
+        (
+            {"proposal_generator.anchor_generator.cell_anchors.0": torch.zeros(3, 4)},
+            "cell_anchors' are no boxes",
+        ),
+        (
+            {
+                "proposal_generator.anchor_generator.cell_anchors.0": torch.tensor(
+                    [[0, 0, 1, 1], [0, 0, 2.0, 4]]
+                )
+            },
+            "are not every size with every ratio",
+        ),
+        (
             {"roi_heads.keypoint_head.conv_fcn1.weight": torch.zeros(1)},
             "both masks and key points are not supported",
         ),
@@ -245,6 +265,20 @@ def test_class_agnostic_heads_become_those_of_every_class(tmp_path: Path) -> Non
         for label in (1, 2, 3):
             assert torch.equal(found[label], weights[f"roi_heads.{their_layer}.weight"])
     assert sum(line.startswith("class-agnostic") for line in checkpoint.assumptions) == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_anchors_in_older_files_are_taken(dtype: torch.dtype, tmp_path: Path) -> None:
+    weights = mask_rcnn_r50_fpn()
+    for level, size in enumerate((8, 16, 32, 64, 400)):
+        sides = [(size / ratio**0.5, size * ratio**0.5) for ratio in (1 / 3, 1, 3)]
+        cells = torch.tensor([[-w / 2, -h / 2, w / 2, h / 2] for w, h in sides])
+        weights[f"proposal_generator.anchor_generator.cell_anchors.{level}"] = cells.to(dtype)
+    torch.save({"model": weights}, tmp_path / "w.pth")
+    anchors = load_checkpoint(tmp_path / "w.pth").description.anchors
+    assert anchors.sizes == ((8,), (16,), (32,), (64,), (400,))
+    assert anchors.aspect_ratios == ((1 / 3, 1.0, 3.0),) * 5
+    assert anchors.exact
 
 
 def test_anchors_of_ones_own_are_given(tmp_path: Path) -> None:

@@ -195,6 +195,11 @@ def pyramid(tmp_path_factory: pytest.TempPathFactory) -> Path:
             {"roi_head.bbox_head.0.fc_cls.weight": torch.zeros(1)},
             "'roi_head.bbox_head.0.fc_cls.weight' has",
         ),
+        ({"roi_head.bbox_head.fc_cls.bias": torch.tensor(0.0)}, "cls_score.bias' has shape (), which is no"),
+        (
+            {"rpn_head.rpn_reg.weight": torch.zeros(12, 1, 1, 1)},
+            "size mismatch for rpn.head.bbox_pred.weight",
+        ),
         ({"roi_head.mask_head.conv_logits.bias": None}, "no counterpart of 'roi_heads.mask_predictor"),
         (
             {"backbone.layer2.0.conv2.conv_offset.weight": torch.zeros(1)},
