@@ -1,6 +1,5 @@
 """Checkpoints of detectron2: names, conventions, and its own code on the same input where it is installed."""
 
-import json
 import pickle
 import re
 from collections.abc import Callable, Mapping
@@ -15,8 +14,10 @@ from torch import Tensor, nn
 from mrcnn.checkpoint import load_checkpoint
 from mrcnn.errors import MrcnnError
 from mrcnn.families import COCO_PERSON
+from mrcnn.imports.given import Given
 from tests.family.compared import PROPOSALS, RELATIVE, differences, ours, photograph
 from tests.family.detectron2_names import keypoint_rcnn_r50_fpn, mask_rcnn_r50_c4, mask_rcnn_r50_fpn
+from tests.family.imported import imported
 
 # The configuration, and what it is here.
 CONFIGURATIONS: Mapping[str, str] = {
@@ -26,6 +27,7 @@ CONFIGURATIONS: Mapping[str, str] = {
     "COCO-Detection/faster_rcnn_R_101_FPN_3x.yaml": "fasterrcnn_resnet101_fpn",
     "COCO-Keypoints/keypoint_rcnn_R_50_FPN_1x.yaml": "keypointrcnn_resnet50_fpn",
 }
+CELLS = "proposal_generator.anchor_generator.cell_anchors"
 AGNOSTIC = {"MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": True, "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK": True}
 
 
@@ -96,12 +98,9 @@ def what_theirs_finds(model: Any, image: Tensor) -> dict[str, Tensor]:
     ("configuration", "options"),
     [*((name, {}) for name in CONFIGURATIONS), (next(iter(CONFIGURATIONS)), AGNOSTIC)],
 )
-def test_their_own_code_finds_the_same(
-    configuration: str, options: Mapping[str, Any], tmp_path: Path
-) -> None:
+def test_their_own_code_finds_the_same(configuration: str, options: Mapping[str, Any]) -> None:
     model = theirs(configuration, options)
-    torch.save({"model": model.state_dict(), "iteration": 1}, tmp_path / "model_final.pth")
-    checkpoint = load_checkpoint(tmp_path / "model_final.pth")
+    checkpoint = imported(model.state_dict())
     assert checkpoint.description.architecture == CONFIGURATIONS[configuration]
     image = photograph()
     expected = what_theirs_finds(model, image)
@@ -129,7 +128,7 @@ def test_all_names_find_their_place(make: Callable[[], dict[str, Tensor]], tmp_p
     assert any("STRIDE_IN_1X1" in line for line in checkpoint.assumptions)
 
 
-def test_rows_change_their_order(tmp_path: Path) -> None:
+def test_rows_change_their_order() -> None:
     weights = mask_rcnn_r50_c4()
     # Two classes and the background last; 5 sizes with 3 ratios each; BGR.
     weights["roi_heads.box_predictor.cls_score.bias"] = torch.tensor([1.0, 2, 0])
@@ -137,14 +136,17 @@ def test_rows_change_their_order(tmp_path: Path) -> None:
     weights["roi_heads.mask_head.predictor.bias"] = torch.tensor([5.0, 6])
     weights["proposal_generator.rpn_head.objectness_logits.bias"] = torch.arange(15.0)
     weights["backbone.stem.conv1.weight"][:, 0] = 7
-    torch.save(weights, tmp_path / "w.pth")
-    ours = load_checkpoint(tmp_path / "w.pth").state_dict
-    assert ours["roi_heads.box_predictor.cls_score.bias"].tolist() == [0, 1, 2]
-    assert ours["roi_heads.box_predictor.bbox_pred.bias"].tolist() == [0, 0, 0, 0, *range(8)]
-    assert ours["roi_heads.mask_predictor.mask_fcn_logits.bias"].tolist() == [0, 5, 6]
+    found = imported(weights).state_dict
+    assert found["roi_heads.box_predictor.cls_score.bias"].tolist() == [0, 1, 2]
+    assert found["roi_heads.box_predictor.bbox_pred.bias"].tolist() == [0, 0, 0, 0, *range(8)]
+    assert found["roi_heads.mask_predictor.mask_fcn_logits.bias"].tolist() == [0, 5, 6]
     # torchvision: all sizes of the first ratio, then of the second.
-    assert ours["rpn.head.cls_logits.bias"].tolist() == [*range(0, 15, 3), *range(1, 15, 3), *range(2, 15, 3)]
-    assert (ours["backbone.body.conv1.weight"][:, 2] == 7).all()
+    assert found["rpn.head.cls_logits.bias"].tolist() == [
+        *range(0, 15, 3),
+        *range(1, 15, 3),
+        *range(2, 15, 3),
+    ]
+    assert (found["backbone.body.conv1.weight"][:, 2] == 7).all()
 
 
 def test_the_model_zoos_pickle_is_read(tmp_path: Path) -> None:
@@ -208,15 +210,11 @@ def test_a_bad_pickle_is_one_line(content: bytes, message: str, tmp_path: Path) 
             "size mismatch for roi_heads.box_head.fc6.weight",
         ),
         (
-            {"proposal_generator.anchor_generator.cell_anchors.0": torch.zeros(3, 4)},
+            {f"{CELLS}.0": torch.zeros(3, 4)},
             "cell_anchors' are no boxes",
         ),
         (
-            {
-                "proposal_generator.anchor_generator.cell_anchors.0": torch.tensor(
-                    [[0, 0, 1, 1], [0, 0, 2.0, 4]]
-                )
-            },
+            {f"{CELLS}.0": torch.tensor([[0, 0, 1, 1], [0, 0, 2.0, 4]])},
             "are not every size with every ratio",
         ),
         (
@@ -226,17 +224,15 @@ def test_a_bad_pickle_is_one_line(content: bytes, message: str, tmp_path: Path) 
         ({"backbone.bottom_up.res5.2.conv3.norm.bias": None}, "lack key 'backbone.body.layer4.2.bn3.bias'"),
     ],
 )
-def test_what_does_not_fit_is_named(change: dict[str, Tensor | None], message: str, tmp_path: Path) -> None:
+def test_what_does_not_fit_is_named(change: dict[str, Tensor | None], message: str) -> None:
     weights = {**mask_rcnn_r50_fpn(), **change}
-    torch.save({name: value for name, value in weights.items() if value is not None}, tmp_path / "w.pth")
     with pytest.raises(MrcnnError, match=re.escape(message)):
-        load_checkpoint(tmp_path / "w.pth").build()
+        imported({name: value for name, value in weights.items() if value is not None}).build()
 
 
-def test_key_points_find_their_place(tmp_path: Path) -> None:
+def test_key_points_find_their_place() -> None:
     weights = keypoint_rcnn_r50_fpn()
-    torch.save({"model": weights}, tmp_path / "w.pth")
-    checkpoint = load_checkpoint(tmp_path / "w.pth")
+    checkpoint = imported(weights)
     checkpoint.build()
     description = checkpoint.description
     assert description.architecture == "keypointrcnn_resnet50_fpn"
@@ -248,13 +244,12 @@ def test_key_points_find_their_place(tmp_path: Path) -> None:
     )
 
 
-def test_class_agnostic_heads_become_those_of_every_class(tmp_path: Path) -> None:
+def test_class_agnostic_heads_become_those_of_every_class() -> None:
     weights = mask_rcnn_r50_fpn(classes=3)
     for name, rows in (("box_predictor.bbox_pred", 4), ("mask_head.predictor", 1)):
         for kind in ("weight", "bias"):
             weights[f"roi_heads.{name}.{kind}"] = weights[f"roi_heads.{name}.{kind}"][:rows] + 1
-    torch.save({"model": weights}, tmp_path / "w.pth")
-    checkpoint = load_checkpoint(tmp_path / "w.pth")
+    checkpoint = imported(weights)
     checkpoint.build()
     for our_layer, their_layer, rows in (
         ("box_predictor.bbox_pred", "box_predictor.bbox_pred", 4),
@@ -268,30 +263,27 @@ def test_class_agnostic_heads_become_those_of_every_class(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_anchors_in_older_files_are_taken(dtype: torch.dtype, tmp_path: Path) -> None:
+def test_anchors_in_older_files_are_taken(dtype: torch.dtype) -> None:
     weights = mask_rcnn_r50_fpn()
     for level, size in enumerate((8, 16, 32, 64, 400)):
         sides = [(size / ratio**0.5, size * ratio**0.5) for ratio in (1 / 3, 1, 3)]
         cells = torch.tensor([[-w / 2, -h / 2, w / 2, h / 2] for w, h in sides])
-        weights[f"proposal_generator.anchor_generator.cell_anchors.{level}"] = cells.to(dtype)
-    torch.save({"model": weights}, tmp_path / "w.pth")
-    anchors = load_checkpoint(tmp_path / "w.pth").description.anchors
+        weights[f"{CELLS}.{level}"] = cells.to(dtype)
+    anchors = imported(weights).description.anchors
     assert anchors.sizes == ((8,), (16,), (32,), (64,), (400,))
     assert anchors.aspect_ratios == ((1 / 3, 1.0, 3.0),) * 5
     assert anchors.exact
 
 
-def test_anchors_of_ones_own_are_given(tmp_path: Path) -> None:
+def test_anchors_of_ones_own_are_given() -> None:
     weights = mask_rcnn_r50_fpn()
     rpn = "proposal_generator.rpn_head"
     for name, per_anchor in (("objectness_logits", 1), ("anchor_deltas", 4)):
         weights[f"{rpn}.{name}.weight"] = torch.randn(4 * per_anchor, 256, 1, 1)
         weights[f"{rpn}.{name}.bias"] = torch.arange(4.0 * per_anchor)
-    torch.save({"model": weights}, tmp_path / "w.pth")
     # Two sizes and two ratios a place: detectron2 has sizes in the outer loop, torchvision ratios.
     anchors = {"sizes": [[s, 2 * s] for s in (8, 16, 32, 64, 128)], "aspect_ratios": [[1.0, 2.0]] * 5}
-    (tmp_path / "c.json").write_text(json.dumps({"anchors": anchors}))
-    checkpoint = load_checkpoint(tmp_path / "w.pth", config=tmp_path / "c.json")
+    checkpoint = imported(weights, Given(fields={"anchors": anchors}))
     checkpoint.build()
     assert checkpoint.description.anchors.sizes[0] == (8, 16)
     assert checkpoint.description.anchors.exact, "what is not given stays detectron2's"

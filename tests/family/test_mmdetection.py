@@ -2,10 +2,8 @@
 
 import re
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +12,10 @@ from torch import Tensor
 
 from mrcnn.checkpoint import load_checkpoint
 from mrcnn.errors import MrcnnError
+from mrcnn.imports.given import Given, read_given
+from mrcnn.imports.wrapped import unwrap
 from tests.family.compared import PROPOSALS, RELATIVE, differences, ours, photograph
+from tests.family.imported import imported
 from tests.family.mmdetection_names import (
     CONFIG_2X,
     CONFIG_3X,
@@ -29,15 +30,10 @@ CAFFE = "model = dict(backbone=dict(style='caffe'))"
 PYRAMID, C4 = ((32,), (64,), (128,), (256,), (512,)), ((32, 64, 128, 256, 512),)
 
 
-def saved(path: Path, weights: Mapping[str, Tensor], **meta: Any) -> Path:
-    torch.save({"meta": meta, "state_dict": weights}, path)
-    return path
-
-
 @pytest.mark.parametrize(
     ("name", "caffe"), [("fpn", False), ("fpn", True), ("agnostic", False), ("c4", True)]
 )
-def test_its_steps_find_the_same(name: str, caffe: bool, tmp_path: Path) -> None:
+def test_its_steps_find_the_same(name: str, caffe: bool) -> None:
     torch.manual_seed(3)
     weights = {
         "fpn": lambda: mask_rcnn_r50_fpn(),
@@ -55,21 +51,21 @@ def test_its_steps_find_the_same(name: str, caffe: bool, tmp_path: Path) -> None
     reference.settling = True
     reference.find(normalised)
     reference.settling = False
-    checkpoint = load_checkpoint(saved(tmp_path / "w.pth", weights, config=CAFFE if caffe else ""))
+    checkpoint = imported(weights, config=CAFFE if caffe else "")
     assert checkpoint.description.stride_in_1x1 is caffe
     for what, difference in differences(ours(checkpoint, image), reference.find(normalised)).items():
         print(f"{name}, caffe {caffe}: {what} differ by {difference:.1e}")
         assert difference <= RELATIVE, what
 
 
-def test_rows_and_channels_find_their_place(tmp_path: Path) -> None:
+def test_rows_and_channels_find_their_place() -> None:
     weights = mask_rcnn_r50_caffe_c4()
     weights["roi_head.bbox_head.fc_cls.bias"] = torch.tensor([1.0, 2, 0])
     weights["roi_head.bbox_head.fc_reg.bias"] = torch.arange(8.0)
     weights["roi_head.mask_head.conv_logits.bias"] = torch.tensor([5.0, 6])
     weights["rpn_head.rpn_cls.bias"] = torch.arange(15.0)
     weights["backbone.conv1.weight"][:, 0] = 7
-    checkpoint = load_checkpoint(saved(tmp_path / "w.pth", weights, config=CAFFE, CLASSES=("cat", "dog")))
+    checkpoint = imported(weights, config=CAFFE, CLASSES=("cat", "dog"))
     checkpoint.build()
     description, state = checkpoint.description, checkpoint.state_dict
     assert description.architecture == "maskrcnn_resnet50_c4"
@@ -86,24 +82,23 @@ def test_rows_and_channels_find_their_place(tmp_path: Path) -> None:
     assert (state["backbone.body.conv1.weight"][:, 2] == 7).all()
 
 
-def test_a_resnext_of_caffe2_wants_bgr(tmp_path: Path) -> None:
+def test_a_resnext_of_caffe2_wants_bgr() -> None:
     """mask-rcnn_x101-32x8d_fpn_1x_coco.py: style='pytorch', and yet BGR; others of that style are RGB."""
-    for kind, bgr in (("32x8d", True), ("r50", False)):
+    for bgr in (True, False):
         weights = mask_rcnn_r50_fpn()
         if bgr:
             weights = {k: v for k, v in weights.items() if not k.startswith("backbone.layer")}
             for number, blocks in ((1, 3), (2, 4), (3, 23), (4, 3)):
                 weights |= stage("backbone.", number, group_width=8, blocks=blocks)
         weights["backbone.conv1.weight"][:, 0] = 7
-        checkpoint = load_checkpoint(saved(tmp_path / f"{kind}.pth", weights))
+        checkpoint = imported(weights)
         assert (checkpoint.state_dict["backbone.body.conv1.weight"][:, 2 if bgr else 0] == 7).all()
         assert not checkpoint.description.stride_in_1x1
         checkpoint.build()
 
 
-def test_the_config_in_a_checkpoint_of_3x_is_read(tmp_path: Path) -> None:
-    path = saved(tmp_path / "w.pth", mask_rcnn_r50_fpn(), cfg=CONFIG_3X, mmengine_version="0.10.4")
-    checkpoint = load_checkpoint(path)
+def test_the_config_in_a_checkpoint_of_3x_is_read() -> None:
+    checkpoint = imported(mask_rcnn_r50_fpn(), cfg=CONFIG_3X, mmengine_version="0.10.4")
     description = checkpoint.description
     assert description.class_names == ("__background__", "cat", "dog")
     assert description.anchors.sizes == ((16,), (32,), (64,), (128,), (256,))
@@ -122,10 +117,10 @@ def test_the_config_in_a_checkpoint_of_3x_is_read(tmp_path: Path) -> None:
     )
 
 
-def test_the_config_in_a_checkpoint_of_2x_is_read(tmp_path: Path) -> None:
+def test_the_config_in_a_checkpoint_of_2x_is_read() -> None:
     weights = mask_rcnn_r50_fpn()
     first = weights["backbone.conv1.weight"].clone()
-    checkpoint = load_checkpoint(saved(tmp_path / "w.pth", weights, config=CONFIG_2X, CLASSES=["a", "b"]))
+    checkpoint = imported(weights, config=CONFIG_2X, CLASSES=["a", "b"])
     assert checkpoint.description.stride_in_1x1
     assert checkpoint.description.class_names[1:] == ("a", "b")
     assert checkpoint.description.normalization.mean == pytest.approx(
@@ -136,18 +131,17 @@ def test_the_config_in_a_checkpoint_of_2x_is_read(tmp_path: Path) -> None:
 
 
 def test_a_config_beside_the_checkpoint_is_read_and_not_run(tmp_path: Path) -> None:
-    path = saved(tmp_path / "w.pth", mask_rcnn_r50_fpn())
     (tmp_path / "c.py").write_text(
         CONFIG_3X + f"\nopen({str(tmp_path / 'ran')!r}, 'w')\nimport no_such_module\n"
     )
-    assert load_checkpoint(path, config=tmp_path / "c.py").description.anchors.sizes[0] == (16,)
+    checkpoint = imported(mask_rcnn_r50_fpn(), read_given(tmp_path / "c.py"))
+    assert checkpoint.description.anchors.sizes[0] == (16,)
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_base_of_a_config_is_told_not_to_be_read(tmp_path: Path) -> None:
-    path = saved(tmp_path / "w.pth", mask_rcnn_r50_fpn())
-    (tmp_path / "c.py").write_text("_base_ = './mask-rcnn_r50_fpn.py'\n")
-    (line,) = (a for a in load_checkpoint(path, config=tmp_path / "c.py").assumptions if "_base_" in a)
+def test_a_base_of_a_config_is_told_not_to_be_read() -> None:
+    said = Given(mmdetection="_base_ = './mask-rcnn_r50_fpn.py'")
+    (line,) = (a for a in imported(mask_rcnn_r50_fpn(), said).assumptions if "_base_" in a)
     assert "is not read" in line
 
 
@@ -168,18 +162,17 @@ def test_a_base_of_a_config_is_told_not_to_be_read(tmp_path: Path) -> None:
     ],
 )
 def test_settings_without_counterpart_are_named(
-    before: str, after: str, message: str, pyramid: Path, tmp_path: Path
+    before: str, after: str, message: str, pyramid: dict[str, Tensor]
 ) -> None:
     assert before in CONFIG_3X
-    (tmp_path / "c.py").write_text(CONFIG_3X.replace(before, after))
     with pytest.raises(MrcnnError, match=re.escape(message)) as error:
-        load_checkpoint(pyramid, config=tmp_path / "c.py")
+        imported(pyramid, Given(mmdetection=CONFIG_3X.replace(before, after)))
     assert "\n" not in str(error.value)
 
 
 @pytest.fixture(scope="module")
-def pyramid(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return saved(tmp_path_factory.mktemp("mmdetection") / "w.pth", mask_rcnn_r50_fpn())
+def pyramid() -> dict[str, Tensor]:
+    return mask_rcnn_r50_fpn()
 
 
 @pytest.mark.parametrize(
@@ -198,7 +191,7 @@ def pyramid(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"roi_head.bbox_head.fc_cls.bias": torch.tensor(0.0)}, "cls_score.bias' has shape (), which is no"),
         (
             {"rpn_head.rpn_reg.weight": torch.zeros(12, 1, 1, 1)},
-            "size mismatch for rpn.head.bbox_pred.weight",
+            "size mismatch for rpn.head.bbox_pred",
         ),
         ({"roi_head.mask_head.conv_logits.bias": None}, "no counterpart of 'roi_heads.mask_predictor"),
         (
@@ -207,26 +200,33 @@ def pyramid(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
     ],
 )
-def test_what_does_not_fit_is_named(change: dict[str, Tensor | None], message: str, tmp_path: Path) -> None:
+def test_what_does_not_fit_is_named(change: dict[str, Tensor | None], message: str) -> None:
     weights = {**mask_rcnn_r50_fpn(), **change}
-    path = saved(tmp_path / "w.pth", {name: value for name, value in weights.items() if value is not None})
     with pytest.raises(MrcnnError, match=re.escape(message)):
-        load_checkpoint(path).build()
+        imported({name: value for name, value in weights.items() if value is not None}).build()
 
 
-def test_moving_averages_are_what_state_dict_holds(tmp_path: Path) -> None:
+def test_moving_averages_are_what_state_dict_holds() -> None:
     """mmengine and mmcv exchange the two when they save."""
     weights = mask_rcnn_r50_fpn()
     trained = {f"module.{name}": value + 1 for name, value in weights.items()}
-    document = {"meta": {"mmengine_version": "0.10.4"}, "state_dict": weights}
-    torch.save(document | {"ema_state_dict": {"steps": torch.tensor(9), **trained}}, tmp_path / "3x.pth")
     copies = {f"ema_{name.replace('.', '_')}": value + 1 for name, value in weights.items()}
-    torch.save({"meta": {}, "state_dict": weights | copies}, tmp_path / "2x.pth")
-    for name, line in (("3x", "where mmengine saves"), ("2x", "where mmcv saves")):
-        checkpoint = load_checkpoint(tmp_path / f"{name}.pth")
+    for document, line in (
+        (
+            {
+                "meta": {"mmengine_version": "0.10.4"},
+                "state_dict": weights,
+                "ema_state_dict": {"steps": torch.tensor(9), **trained},
+            },
+            "where mmengine saves",
+        ),
+        ({"meta": {}, "state_dict": weights | copies}, "where mmcv saves"),
+    ):
+        unwrapped = unwrap(document)
+        checkpoint = imported(unwrapped.weights)
         found = checkpoint.state_dict["rpn.head.conv.0.0.weight"]
         assert torch.equal(found, weights["rpn_head.rpn_conv.weight"])
-        assert any(line in assumption for assumption in checkpoint.assumptions)
+        assert any(line in said for said in (*unwrapped.lines, *checkpoint.assumptions))
 
 
 def test_histories_beside_the_weights_are_not_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
