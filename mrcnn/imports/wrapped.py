@@ -95,25 +95,31 @@ def _places(document: Mapping[Any, Any], keys: tuple[str, ...]) -> Iterator[_Pla
 
 
 def _chosen(places: list[_Place], document: Mapping[Any, Any]) -> tuple[_Place, list[str]]:
-    swapped = _is_mmengine(document)
+    """The place that is meant, and a line where that is not plain."""
     averaged = [place for place in places if place.averaged]
     plain = [place for place in places if not place.averaged]
-    if swapped and averaged and plain:
-        line = f"weights under {plain[0].shown}, where mmengine saves their moving average"
-        return _only(plain), [line]
-    if averaged and plain:
-        line = (
-            f"weights under {averaged[0].shown}, a moving average, rather than those under {plain[0].shown}: "
-            "it is what training scripts evaluate"
-        )
-        return _only(averaged), [line]
+    if averaged and plain and _is_mmengine(document):
+        place = _only(plain)
+        return place, [f"weights under {place.shown}, where mmengine saves their moving average"]
     place = _only(averaged or plain)
+    rival = next((other for other in [*plain, *places] if other is not place), None)
+    if rival is not None and place.averaged and not rival.averaged:
+        return place, [
+            f"weights under {place.shown}, a moving average, rather than those under {rival.shown}: "
+            "it is what training scripts evaluate"
+        ]
+    if rival is not None:
+        return place, [f"weights under {place.shown} rather than those under {rival.shown}"]
     usual = not place.keys or place.keys[0] in _USUAL
     return place, [] if usual else [f"weights under {place.shown}: the file has no others"]
 
 
 def _only(places: list[_Place]) -> _Place:
-    """The one place, or the one under the usual key."""
+    """The one place, or the one under the usual key.
+
+    Raises:
+        MrcnnError: there are several.
+    """
     for key in _USUAL:
         usual = [place for place in places if place.keys[:1] == (key,)]
         if len(usual) == 1:

@@ -73,8 +73,8 @@ EMA = "a moving average, rather than those under"
             "weights under 'state_dict', where mmengine saves their moving average",
         ),
         # A file of the usual and of an unknown key.
-        ({"model": SAME, "best": OTHER}, None),
-        ({"model": SAME, "state_dict": OTHER}, None),
+        ({"model": SAME, "best": OTHER}, "weights under 'model' rather than those under 'best'"),
+        ({"state_dict": OTHER, "model": SAME}, "weights under 'model' rather than those under 'state_dict'"),
     ],
 )
 def test_the_weights_are_found(document: dict[str, Any], line: str | None) -> None:
