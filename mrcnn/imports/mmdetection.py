@@ -105,7 +105,7 @@ def translate(weights: Weights, document: Mapping[Any, Any], given: Given) -> Tr
         resize=ResizeRule(rounding="nearest"),
         **_rules(is_c4=is_c4),
     )
-    bgr, usual = _with_pixels(usual, settings, assumptions)
+    bgr, usual = _with_style(usual, settings, given, assumptions)
     description = given.applied(with_fields(usual, settings.fields, where="the config"))
     if bgr:
         change(state, "backbone.body.conv1.weight", rgb_first)
@@ -137,23 +137,24 @@ def _settings(document: Mapping[Any, Any], given: Given, *, is_c4: bool) -> tupl
     return settings, settings.lines
 
 
-def _with_pixels(
-    description: ModelDescription, settings: Settings, assumptions: list[str]
+def _with_style(
+    description: ModelDescription, settings: Settings, given: Given, assumptions: list[str]
 ) -> tuple[bool, ModelDescription]:
-    """Whether the network wants BGR, and the description with the pixels of models like this one."""
-    from_caffe = settings.fields.get("stride_in_1x1") is True
-    caffe2 = description.trunk == "resnext101_32x8d"
-    bgr = settings.bgr if settings.bgr is not None else from_caffe or caffe2
-    if settings.bgr is None:
+    """Whether the network wants BGR, and the description with strides and pixels of models like this one."""
+    said = {**settings.fields, **given.fields}.get("stride_in_1x1")
+    # All C4 models of the zoo are of Caffe's style.
+    caffe = description.architecture.endswith("_c4") if said is None else said is True
+    caffe2 = description.trunk == "resnext101_32x8d"  # of the other style, and yet BGR
+    bgr = settings.bgr if settings.bgr is not None else caffe or caffe2
+    if said is None or settings.bgr is None:
         assumptions.append(
-            "style='pytorch', the stride in 3x3 convolutions; "
-            + ("BGR, as mmdetection's ResNeXt-101-32x8d of Caffe2" if caffe2 else "RGB")
-            if not from_caffe
-            else "style='caffe': BGR, pixels not scaled"
+            f"style {'caffe' if caffe else 'pytorch'}: the stride in {'1x1' if caffe else '3x3'} layers, "
+            f"and pixels in {'BGR' if bgr else 'RGB'}, as in mmdetection's own models of this kind"
         )
-    std = _UNSCALED if from_caffe else _STD
+    std = _UNSCALED if caffe else _STD
     return bgr, replace(
         description,
+        stride_in_1x1=caffe,
         normalization=Normalization(
             mean=tuple(value / 255 for value in _MEAN),  # type: ignore[arg-type]
             std=tuple(value / 255 for value in std),  # type: ignore[arg-type]

@@ -35,8 +35,8 @@ def _renamed(name: str, names: Names, codebase: str) -> str:
         if match := re.fullmatch(pattern, name):
             return ours(match)
     raise MrcnnError(
-        f"the {codebase} weight {name!r} has no counterpart: Faster and Mask R-CNN on ResNet or ResNeXt, "
-        "with C4 or FPN, are imported"
+        f"the {codebase} weight {name!r} has no counterpart: Faster, Mask and Keypoint R-CNN on ResNet or "
+        "ResNeXt, with C4 or FPN, are imported"
     )
 
 

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -95,6 +96,28 @@ def test_a_resnext_of_caffe2_wants_bgr() -> None:
         assert (checkpoint.state_dict["backbone.body.conv1.weight"][:, 2 if bgr else 0] == 7).all()
         assert not checkpoint.description.stride_in_1x1
         checkpoint.build()
+
+
+@pytest.mark.parametrize(
+    ("make", "given", "caffe"),
+    [
+        (mask_rcnn_r50_fpn, Given(), False),
+        (mask_rcnn_r50_fpn, Given(fields={"stride_in_1x1": True}), True),
+        (mask_rcnn_r50_caffe_c4, Given(), True),
+        (mask_rcnn_r50_caffe_c4, Given(mmdetection="model = dict(backbone=dict(style='pytorch'))"), False),
+    ],
+)
+def test_without_a_config_the_style_is_the_zoos(
+    make: Callable[[], dict[str, Tensor]], given: Given, caffe: bool
+) -> None:
+    weights = make()
+    weights["backbone.conv1.weight"][:, 0] = 7
+    checkpoint = imported(weights, given)
+    assert checkpoint.description.stride_in_1x1 is caffe
+    assert (checkpoint.state_dict["backbone.body.conv1.weight"][:, 2 if caffe else 0] == 7).all()
+    assert checkpoint.description.normalization.std[0] == pytest.approx((1 if caffe else 58.395) / 255)
+    (line,) = (said for said in checkpoint.assumptions if said.startswith("style "))
+    assert ("BGR" if caffe else "RGB") in line
 
 
 def test_the_config_in_a_checkpoint_of_3x_is_read() -> None:
