@@ -5,9 +5,12 @@ from pathlib import Path
 
 
 def add_programs_and_images(parser: argparse.ArgumentParser, *, reference: str) -> None:
-    """MODEL, --reference with that help, --images and --json."""
+    """MODEL, --reference with that help, --config, --images and --json."""
     parser.add_argument("model", type=Path, metavar="MODEL", help="exported model (.onnx, .engine)")
     parser.add_argument("--reference", type=Path, required=True, metavar="CKPT", help=reference)
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="what it was exported with: of the reference's checkpoint"
+    )
     parser.add_argument(
         "--images", nargs="+", type=Path, required=True, metavar="DIR|FILE", help="folders and image files"
     )

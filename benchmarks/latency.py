@@ -57,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
         repeats=args.repeats,
         warmup=args.warmup,
         threads=args.threads,
+        config=args.config,
     )
     if args.json:
         write_json(args.json, document("latency", report))
@@ -73,6 +74,7 @@ def measure_latency(
     repeats: int,
     warmup: int,
     threads: int | None = None,
+    config: Path | None = None,
 ) -> dict[str, Any]:
     """Times both programs from an image file's bytes to masks of the image's size; the figures, JSON-able.
 
@@ -82,6 +84,7 @@ def measure_latency(
 
     Args:
         threads: of each program; None for the cores that this process may use.
+        config: what the reference's checkpoint was exported with.
 
     Raises:
         MrcnnError: the model, the checkpoint or an image cannot be used.
@@ -97,7 +100,7 @@ def measure_latency(
     images = [path for path, _ in read_images(images, skipped, progress="reading")]
     with (
         Runtime(model, threads=threads) as runtime,
-        programs.timed_reference(reference, runtime, threads=threads) as (other, doubts),
+        programs.timed_reference(reference, runtime, threads=threads, config=config) as (other, doubts),
     ):
         deployment = runtime.deployment
         contenders: dict[str, Callable[[bytes], object]] = {
@@ -126,7 +129,7 @@ def measure_latency(
         **_prefixed("rle", rle),
         "peak_rss_mb": memory.runtime_peak_rss_mb(model, images[:_MEMORY_IMAGES], threads=threads),
         "reference_peak_rss_mb": _reference_peak_rss_mb(
-            reference, deployment, images[:_MEMORY_IMAGES], threads=threads
+            reference, deployment, images[:_MEMORY_IMAGES], threads=threads, config=config
         ),
         "other_work_cores": other_work.cores,
         "not_measured": list(NOT_MEASURED),
@@ -136,13 +139,13 @@ def measure_latency(
 
 
 def _reference_peak_rss_mb(
-    reference: Path, deployment: "Deployment", images: Sequence[Path], *, threads: int
+    reference: Path, deployment: "Deployment", images: Sequence[Path], *, threads: int, config: Path | None
 ) -> float | None:
     from mrcnn.benchmarks import memory
 
     if reference.suffix == ".onnx":
         return memory.runtime_peak_rss_mb(reference, images, threads=threads)
-    return memory.reference_peak_rss_mb(reference, deployment, images, threads=threads)
+    return memory.reference_peak_rss_mb(reference, deployment, images, threads=threads, config=config)
 
 
 def print_table(report: dict[str, Any]) -> None:

@@ -33,12 +33,13 @@ def runtime_peak_rss_mb(model: Path, images: Sequence[Path], *, threads: int) ->
 
 
 def reference_peak_rss_mb(
-    checkpoint: Path, deployment: Deployment, images: Sequence[Path], *, threads: int
+    checkpoint: Path, deployment: Deployment, images: Sequence[Path], *, threads: int, config: Path | None
 ) -> float | None:
     """Of a process that loads the checkpoint in PyTorch and does the same."""
     return _measure(
         {
             "checkpoint": str(checkpoint),
+            "config": None if config is None else str(config),
             "deployment": deployment.to_json(),
             "images": [str(path) for path in images],
             "threads": threads,
@@ -73,7 +74,9 @@ def _perform(task: Mapping[str, Any]) -> None:
 
         torch.set_num_threads(task["threads"])
         deployment = Deployment.from_json(task["deployment"])
-        predictor = programs.load_reference(load_checkpoint(task["checkpoint"]), deployment.description)
+        config = None if task["config"] is None else Path(task["config"])
+        checkpoint = load_checkpoint(task["checkpoint"], config=config)
+        predictor = programs.load_reference(checkpoint, deployment.description)
         for image in task["images"]:
             programs.pytorch_to_bitmaps(predictor, Path(image).read_bytes())
 

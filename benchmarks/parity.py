@@ -82,6 +82,7 @@ def run(args: argparse.Namespace) -> int:
         tolerances=tolerances,
         same_input=args.same_input,
         output=args.output,
+        config=args.config,
     )
     if args.json:
         write_json(args.json, document("parity", report))
@@ -111,12 +112,14 @@ def measure_parity(
     tolerances: Tolerances,
     same_input: bool = False,
     output: Path | None = None,
+    config: Path | None = None,
 ) -> dict[str, Any]:
     """Runs both on every image, each at its own size, and gives the figures, JSON-able.
 
     Args:
         same_input: see `mrcnn.benchmarks.programs.open_reference`.
         output: folder in which the picture of the worst image is saved; None for none.
+        config: what the reference's checkpoint was exported with.
 
     Raises:
         MrcnnError: the model or the checkpoint cannot be used, they do not belong together, or no image
@@ -125,7 +128,10 @@ def measure_parity(
     from mrcnn.benchmarks.programs import open_reference
     from mrcnn.runtime import Runtime
 
-    with Runtime(model) as runtime, open_reference(reference, runtime, same_input=same_input) as other:
+    with (
+        Runtime(model) as runtime,
+        open_reference(reference, runtime, same_input=same_input, config=config) as other,
+    ):
         notes = other.notes
         seen = _compare_all(runtime, other.findings, images, tolerances)
     figures = summarise(seen.agreements)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrcnn.description import ModelDescription
+from mrcnn.errors import MrcnnError
 from mrcnn.findings import Findings, findings_of
 from mrcnn.runtime import Runtime, read_image
 from mrcnn.runtime.sizes import InputRange, Size
@@ -41,23 +42,28 @@ class Reference:
 
 
 @contextmanager
-def open_reference(path: Path, runtime: Runtime, *, same_input: bool) -> Iterator[Reference]:
+def open_reference(
+    path: Path, runtime: Runtime, *, same_input: bool, config: Path | None = None
+) -> Iterator[Reference]:
     """The model in `path` with the settings of the exported one: a checkpoint in PyTorch, or an ONNX file.
 
     Args:
         same_input: resize and pad images as the exported model does, not as torchvision.
+        config: what a checkpoint was exported with.
 
     Raises:
         MrcnnError: it cannot be used, or its weights do not fit the description: they are another model's.
     """
     if path.suffix == ".onnx":
+        if config is not None:
+            raise MrcnnError("--config is for checkpoints: in an exported model that is decided already")
         with Runtime(path, ranges=runtime.ranges if same_input else None) as exported:
             notes = doubts(exported.description, exported.deployment.weights_sha256, runtime)
             yield Reference(lambda pixels: findings_of(exported.infer(pixels, color="rgb")), notes)
         return
     from mrcnn.checkpoint import load_checkpoint
 
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_checkpoint(path, config=config)
     sizes = runtime.network_sizes if same_input else None
     predictor = load_reference(checkpoint, runtime.description, network_sizes=sizes)
     notes = doubts(checkpoint.description, checkpoint.weights_sha256, runtime)
@@ -65,16 +71,21 @@ def open_reference(path: Path, runtime: Runtime, *, same_input: bool) -> Iterato
 
 
 @contextmanager
-def timed_reference(path: Path, runtime: Runtime, *, threads: int) -> Iterator[tuple[Timed, tuple[str, ...]]]:
+def timed_reference(
+    path: Path, runtime: Runtime, *, threads: int, config: Path | None = None
+) -> Iterator[tuple[Timed, tuple[str, ...]]]:
     """What a file's bytes take to masks with the reference in `path`, and what speaks against comparing.
 
     Args:
         threads: of each call; PyTorch's own number is set back afterwards.
+        config: what a checkpoint was exported with.
 
     Raises:
         MrcnnError: as `open_reference`.
     """
     if path.suffix == ".onnx":
+        if config is not None:
+            raise MrcnnError("--config is for checkpoints: in an exported model that is decided already")
         with Runtime(path, threads=threads) as exported:
             notes = doubts(exported.description, exported.deployment.weights_sha256, runtime)
             yield (lambda data: runtime_to_bitmaps(exported, data)), notes
@@ -82,7 +93,7 @@ def timed_reference(path: Path, runtime: Runtime, *, threads: int) -> Iterator[t
     from mrcnn.checkpoint import load_checkpoint
     from mrcnn.devices import cpu_threads
 
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_checkpoint(path, config=config)
     predictor = load_reference(checkpoint, runtime.description)
     notes = doubts(checkpoint.description, checkpoint.weights_sha256, runtime)
     with cpu_threads(threads):

@@ -9,12 +9,21 @@ from mrcnn.description import BACKGROUND, ModelDescription
 from mrcnn.errors import MrcnnError
 from mrcnn.geometry import resized
 
-_NAMES = ("class_names", "min_size", "max_size", "square", "score_threshold", "detections", "norm_eps")
+_NAMES = (
+    *("config", "class_names", "min_size", "max_size", "square"),
+    *("score_threshold", "detections", "norm_eps"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "what a bare state dict does not say (these override a checkpoint's own)"
+    )
+    group.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="JSON with fields of the model's description (anchors, normalization, …), or mmdetection's .py",
     )
     group.add_argument("--class-names", type=Path, metavar="FILE", help="one name a line, without background")
     group.add_argument("--min-size", type=int, metavar="PX", help="shorter side of the resized image")

@@ -153,7 +153,7 @@ def _export(args: argparse.Namespace, files: Files, wishes: "SizeWishes", progre
     from mrcnn.export.to_onnx import InputRule, export_onnx
 
     inputs = InputRule(size=wishes.shape, batch=wishes.batch, dtype=args.input_dtype or "float32")
-    checkpoint = load_checkpoint(args.model)
+    checkpoint = load_checkpoint(args.model, config=args.config)
     checkpoint = replace(checkpoint, description=overrides.described(checkpoint.description, args))
     rule = checkpoint.description.resize
     profiles = choose_profiles(rule, size=inputs.size, batch=inputs.batch, wishes=wishes)
@@ -286,6 +286,7 @@ def _verify(args: argparse.Namespace, files: Files, exported: Exported) -> dict[
         # Of the default profiles the engine sees what PyTorch sees, and that is to be shown.
         same_input=exported.profiles != default_profiles(rule, batch=batch),
         quiet=args.json == "-",
+        config=args.config,
     )
     if verdict.equal is None and args.json != "-":
         print("not compared: nothing is found in drawn shapes; give pictures of your own with --images")

@@ -51,6 +51,7 @@ def verify(
     same_input: bool,
     precision: str,
     quiet: bool,
+    config: Path | None = None,
 ) -> Verdict:
     """Compares the engine with each reference and writes the figures beside it.
 
@@ -60,6 +61,7 @@ def verify(
         same_input: the references get images resized and padded as the engine does.
         precision: of the engine and of an ONNX file among the references.
         quiet: tables go to standard error.
+        config: of the checkpoint, as it was exported.
     """
     reports = tuple(report_path(engine, reference) for reference in references)
     verdicts: list[bool | None] = []
@@ -67,6 +69,8 @@ def verify(
         for reference, report in zip(references, reports, strict=True):
             options = ["--limit", str(MOST_IMAGES), *(["--same-input"] if same_input else [])]
             options += _TOLERANCES[precision]
+            if config is not None and reference.suffix != ".onnx":
+                options += ["--config", _word(config)]
             files = ["--reference", _word(reference), "--json", _word(report), "--images", *map(_word, paths)]
             with redirect_stdout(sys.stderr if quiet else sys.stdout):
                 run_command("parity", [_word(engine), *options, *files])

@@ -4,7 +4,6 @@ A checkpoint is untrusted input: everything is read with `weights_only=True`, wh
 plain containers but run no code.
 """
 
-import argparse
 import hashlib
 import pickle
 import re
@@ -23,15 +22,13 @@ from mrcnn.description import ModelDescription
 from mrcnn.errors import MrcnnError
 from mrcnn.files import atomic_path
 from mrcnn.imports import codebase_of
+from mrcnn.imports.given import Given, read_given
+from mrcnn.imports.wrapped import unwrap
 from mrcnn.models import build_model
-from mrcnn.models.recognise import recognise
-from mrcnn.pickles import load_arrays
+from mrcnn.pickles import Inert, load_arrays, load_torch, refusal
 
 _FORMAT = "mrcnn-checkpoint"
 _FORMAT_VERSION = 1
-
-# Where training scripts put the weights inside a larger dict, torchvision's references first.
-_WRAPPER_KEYS = ("model", "state_dict", "model_state_dict")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,57 +108,65 @@ def save_checkpoint(
         torch.save(document, temporary)
 
 
-def load_checkpoint(path: Path | str) -> Checkpoint:
-    """Reads a checkpoint of ours, or a torchvision state dict whose architecture is read off its keys.
+def load_checkpoint(path: Path | str, *, config: Path | None = None) -> Checkpoint:
+    """Reads a checkpoint of ours, or one of torchvision, detectron2 or mmdetection, told by its keys.
 
-    State dicts wrapped by a training script (under "model", "state_dict" or "model_state_dict"), saved from
-    DataParallel (keys starting with "module.") or in half precision are accepted.
+    State dicts may be wrapped as training scripts do it: under "model", "state_dict" and the like, with a
+    moving average beside them, from DataParallel, torch.compile or Lightning, in half precision.
+
+    Args:
+        config: a file of what the weights do not tell; see `mrcnn.imports.given`.
 
     Raises:
         MrcnnError: no such file, not a PyTorch file, one that would run code, or not a model we know.
     """
-    path = Path(path)
-    document = _read(path)
-    if not isinstance(document, Mapping):
-        raise MrcnnError(f"{path}: holds a {type(document).__name__}, not a checkpoint or state dict")
+    path, given = Path(path), read_given(config)
+    document, left_out = _read(path)
     try:
+        if isinstance(document, Inert):
+            raise refusal(document.name)
+        if not isinstance(document, Mapping):
+            raise MrcnnError(f"holds a {type(document).__name__}, not a checkpoint or state dict")
         if document.get("format") == _FORMAT:
-            return _own_checkpoint(document)
-        state_dict = _bare_state_dict(document)
-        codebase = codebase_of(state_dict)
-        if codebase is not None:
-            translated = codebase.translate(state_dict, document)
-            return Checkpoint(
-                description=translated.description,
-                state_dict=translated.state_dict,
-                training={},
-                assumptions=translated.assumptions,
-            )
-        description, assumptions = recognise(state_dict)
+            return _own_checkpoint(document, given)
+        return _imported(document, given, left_out)
     except MrcnnError as error:
         raise MrcnnError(f"{path}: {error}") from error
-    return Checkpoint(description=description, state_dict=state_dict, training={}, assumptions=assumptions)
 
 
-def _read(path: Path) -> Any:
+def _imported(document: Mapping[Any, Any], given: Given, left_out: tuple[str, ...]) -> Checkpoint:
+    """A state dict, in whatever it is wrapped."""
+    found = unwrap(document)
+    state_dict = _float32(found.weights)
+    translated = codebase_of(state_dict).translate(state_dict, document, given)
+    lines = [*found.lines, *translated.assumptions]
+    if left_out:
+        more = f" and {len(left_out) - 1} more kinds" if len(left_out) > 1 else ""
+        lines.append(f"left out, not built: objects beside the weights, of {left_out[0]}{more}")
+    return Checkpoint(
+        description=translated.description,
+        state_dict=translated.state_dict,
+        training={},
+        assumptions=tuple(lines),
+    )
+
+
+def _read(path: Path) -> tuple[Any, tuple[str, ...]]:
+    """The document in the file, and what objects in it were left out."""
     if not path.exists():
         raise MrcnnError(f"{path}: no such file")
     if not path.is_file():
         raise MrcnnError(f"{path}: is not a file, but a checkpoint is needed")
     if path.stat().st_size == 0:
         raise MrcnnError(f"{path}: the file is empty")
-    if path.suffix == ".pkl":
-        try:
-            return _tensors(load_arrays(path.read_bytes()))
-        except MrcnnError as error:
-            raise MrcnnError(f"{path}: {error}") from error
-        except OSError as error:
-            raise MrcnnError(f"{path}: cannot be read: {error.strerror or error}") from error
     try:
-        # torchvision's training scripts store their arguments beside the weights; a Namespace is only a bag.
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        if path.suffix == ".pkl":
+            return _tensors(load_arrays(path.read_bytes())), ()
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on pickle protocols, of which the errors below say enough
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return load_torch(path)
+    except MrcnnError as error:
+        raise MrcnnError(f"{path}: {error}") from error
     except pickle.UnpicklingError as error:
         raise MrcnnError(f"{path}: {_unpickling_reason(str(error))}") from error
     except OSError as error:
@@ -187,13 +192,10 @@ def _unpickling_reason(message: str) -> str:
     unsupported = re.search(r"(?:GLOBAL|function|class|global:?)\s+`?([\w.]+\.[\w.]+)`?", message)
     if unsupported is None:
         return "is not a PyTorch checkpoint that can be read without running code, or it is damaged"
-    return (
-        f"refused: loading it would need the Python object {unsupported[1]!r}, and a pickle that builds "
-        "objects can run any code; save the weights alone: torch.save(model.state_dict(), 'weights.pth')"
-    )
+    return str(refusal(unsupported[1]))
 
 
-def _own_checkpoint(document: Mapping[str, Any]) -> Checkpoint:
+def _own_checkpoint(document: Mapping[str, Any], given: Given) -> Checkpoint:
     version = document.get("format_version")
     if type(version) is not int or version != _FORMAT_VERSION:
         raise MrcnnError(
@@ -203,20 +205,10 @@ def _own_checkpoint(document: Mapping[str, Any]) -> Checkpoint:
         if not isinstance(document.get(key), kind):
             raise MrcnnError(f"the checkpoint's {key!r} is missing or no dict")
     return Checkpoint(
-        description=ModelDescription.from_dict(document["description"]),
+        description=given.applied(ModelDescription.from_dict(document["description"])),
         state_dict=_float32(document["state_dict"]),
         training=document["training"],
     )
-
-
-def _bare_state_dict(document: Mapping[str, Any]) -> Mapping[str, Tensor]:
-    for key in _WRAPPER_KEYS:
-        if isinstance(document.get(key), Mapping):
-            document = document[key]
-            break
-    if document and all(str(key).startswith("module.") for key in document):
-        document = {key.removeprefix("module."): value for key, value in document.items()}
-    return _float32(document)
 
 
 def _float32(state_dict: Mapping[Any, Any]) -> dict[str, Tensor]:
@@ -227,6 +219,8 @@ def _float32(state_dict: Mapping[Any, Any]) -> dict[str, Tensor]:
 
 def _plain_tensor(name: Any, value: Any) -> Tensor:
     """One weight as a dense float32 tensor, or as it is where it counts batches."""
+    if isinstance(value, Inert):
+        raise refusal(value.name)
     if not isinstance(name, str) or not isinstance(value, Tensor):
         raise MrcnnError(
             f"not a state dict: the entry {name!r} is a {type(value).__name__}, where a tensor is needed"

@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--images", metavar="DIR", help="image folder (default: images/ beside the document)")
     add("--limit", type=int, metavar="N", help="only the first N images")
     add("--device", default="cpu", help="for a checkpoint: cpu (default) or cuda")
+    add("--config", metavar="FILE", type=Path, help="what a checkpoint's weights do not tell, as for export")
     add("--json", nargs="?", const="-", metavar="F", help="write the result as JSON (to standard output)")
 
 
@@ -38,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.limit is not None and args.limit < 1:
         raise MrcnnError(f"--limit must be positive (got {args.limit})")
-    with open_model(args.model, device=args.device) as model:
+    with open_model(args.model, device=args.device, config=args.config) as model:
         data, indices = open_for_evaluation(args.data, images=args.images, limit=args.limit)
         category_ids, assumptions = map_labels(model.description.class_names, data)
         for line in (*model.assumptions, *assumptions):

@@ -41,12 +41,15 @@ class OpenModel:
 
 
 @contextmanager
-def open_model(path: Path, *, device: str = "cpu", threads: int | None = None) -> Iterator[OpenModel]:
+def open_model(
+    path: Path, *, device: str = "cpu", threads: int | None = None, config: Path | None = None
+) -> Iterator[OpenModel]:
     """Opens a checkpoint, or an exported model, for which PyTorch is not needed.
 
     Args:
         device: where a checkpoint runs. ONNX files run on the CPU here, engines on a GPU.
         threads: CPU threads of one call; None for the library's own choice.
+        config: for a checkpoint, what its weights do not tell; see `mrcnn.imports.given`.
 
     Raises:
         MrcnnError: the file is neither a checkpoint nor an exported model, or is not usable, or there is no
@@ -59,6 +62,8 @@ def open_model(path: Path, *, device: str = "cpu", threads: int | None = None) -
             raise MrcnnError(
                 f"--device {device}: is for checkpoints; ONNX files run on the CPU here, engines on a GPU"
             )
+        if config is not None:
+            raise MrcnnError("--config is for checkpoints: in an exported model that is decided already")
         with Runtime(path, threads=threads) as runtime:
             yield OpenModel(
                 predictor=runtime,
@@ -75,7 +80,7 @@ def open_model(path: Path, *, device: str = "cpu", threads: int | None = None) -
     from mrcnn.predictor import TorchPredictor
 
     chosen = str(choose_device(device))
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_checkpoint(path, config=config)
     with cpu_threads(threads):
         yield OpenModel(
             predictor=TorchPredictor(checkpoint.build(), checkpoint.description, device=chosen),

@@ -1,10 +1,13 @@
-"""Plain pickles of NumPy arrays, such as detectron2's model zoo has, read without running what they name."""
+"""Pickles read without running what they name: plain ones of arrays, and checkpoints of PyTorch."""
 
+import argparse
 import io
 import pickle
+import re
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -20,10 +23,7 @@ def load_arrays(content: bytes) -> Any:
     try:
         return _ArraysOnly(io.BytesIO(content), encoding="latin1").load()
     except _RefusedError as error:
-        raise MrcnnError(
-            f"refused: loading it would need the Python object {error}, and a pickle that builds objects can "
-            "run any code"
-        ) from error
+        raise refusal(str(error)) from error
     except Exception as error:  # what damaged bytes raise is not told by the documentation
         raise MrcnnError("is not a pickle of arrays, or is damaged or truncated") from error
 
@@ -60,3 +60,70 @@ _ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
     ("_codecs", "encode"): _encode,
     ("collections", "OrderedDict"): OrderedDict,
 }
+
+
+class Inert:
+    """Stands for an object that is not wanted: takes anything, does nothing.
+
+    Attributes:
+        name: of the class or function in whose place it is.
+    """
+
+    name: ClassVar[str] = ""
+
+    def __new__(cls, *_: Any, **__: Any) -> "Inert":
+        return super().__new__(cls)
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+
+    def __setstate__(self, _: Any) -> None: ...
+
+
+class _InertDict(Inert):
+    """The same for classes derived from dict, whose entries PyTorch's loader puts into nothing else."""
+
+    def __new__(cls, *_: Any, **__: Any) -> Any:
+        return OrderedDict()
+
+
+def load_torch(path: Path) -> tuple[Any, tuple[str, ...]]:
+    """The document in a file of `torch.save`, and the names of the objects that were left out.
+
+    PyTorch's loader of tensors and plain containers reads it, so no code runs. Training scripts put objects
+    of theirs beside the weights (settings, histories of losses): in the place of each is an `Inert`.
+
+    Raises:
+        pickle.UnpicklingError, OSError, …: what `torch.load` raises for a file that is not usable.
+    """
+    import torch
+
+    foreign = _foreign(path)
+    stand_ins = [_stand_in(name) for name in foreign]
+    # torchvision's training scripts store their arguments; a Namespace is only a bag.
+    with torch.serialization.safe_globals([argparse.Namespace, *stand_ins]):
+        return torch.load(path, map_location="cpu", weights_only=True), foreign
+
+
+def _foreign(path: Path) -> tuple[str, ...]:
+    """What a file names that PyTorch's loader does not know; nothing where only loading it can tell."""
+    import torch
+
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # an older format, or damaged: loading says which
+        return ()
+    return tuple(sorted(set(names) - {"argparse.Namespace"}))
+
+
+def _stand_in(name: str) -> tuple[type[Inert], str]:
+    # As defaultdict, omegaconf's and mmengine's ConfigDict, yacs's CfgNode.
+    like_dict = re.search(r"(?:[Dd]ict|CfgNode)$", name) is not None
+    return type("Inert", (_InertDict if like_dict else Inert,), {"name": name}), name
+
+
+def refusal(name: str) -> MrcnnError:
+    """For a file that is nothing without the Python object `name`."""
+    return MrcnnError(
+        f"refused: loading it would need the Python object {name!r}, and a pickle that builds objects can "
+        "run any code; save the weights alone: torch.save(model.state_dict(), 'weights.pth')"
+    )

@@ -1,4 +1,4 @@
-"""Checkpoints of other codebases, as if they were torchvision's: names, order of rows, conventions.
+"""Checkpoints of all codebases, as if they were torchvision's: names, order of rows, conventions.
 
 Each module knows one codebase: `fits` says whether a state dict is of it, `translate` gives the description,
 the weights under torchvision's names, and a line for everything that the weights do not tell.
@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from mrcnn.description import ModelDescription
+from mrcnn.imports.given import Given
 
 Weights = Mapping[str, Tensor]
 
@@ -35,15 +36,15 @@ class Codebase(Protocol):
 
     def fits(self, weights: Weights) -> bool: ...
 
-    def translate(self, weights: Weights, document: Mapping[str, Any]) -> Translated:
-        """`document` is the file that the weights come from."""
+    def translate(self, weights: Weights, document: Mapping[Any, Any], given: Given) -> Translated:
+        """`document` is the file that the weights come from, `given` what the user says of them."""
 
 
-def codebase_of(weights: Weights) -> Codebase | None:
-    """The module that translates these weights; None where they are torchvision's, or nobody's."""
-    from mrcnn.imports import detectron2, mmdetection
+def codebase_of(weights: Weights) -> Codebase:
+    """The module that translates these weights: torchvision's where they are nobody else's."""
+    from mrcnn.imports import detectron2, mmdetection, torchvision
 
     for module in (detectron2, mmdetection):
         if module.fits(weights):
             return module
-    return None
+    return torchvision

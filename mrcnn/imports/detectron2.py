@@ -14,6 +14,7 @@ What detectron2 does otherwise than torchvision, by its file:
 
 import re
 from collections.abc import Mapping
+from fractions import Fraction
 from functools import partial
 from typing import Any
 
@@ -27,18 +28,22 @@ from mrcnn.description import (
     RoiRule,
 )
 from mrcnn.errors import MrcnnError
-from mrcnn.families import describe
+from mrcnn.families import COCO_PERSON, describe
 from mrcnn.imports import Translated, Weights
+from mrcnn.imports.given import Given
 from mrcnn.imports.rows import (
     Names,
     background_to_the_front,
     change,
+    check_anchors,
     number_of_classes,
     ratios_first,
     rename,
     rgb_first,
+    same_for_all,
+    usual_rules,
 )
-from mrcnn.models.recognise import contiguous_names, resnet_trunk
+from mrcnn.models.recognise import class_names_of, key_points, resnet_trunk
 
 _SIZES, _RATIOS = (32, 64, 128, 256, 512), (0.5, 1.0, 2.0)
 # BGR in 0…255, of the models of the zoo: the ResNets come from Caffe, where pixels are not scaled.
@@ -76,9 +81,19 @@ _NAMES: Names = (
         r"roi_heads\.mask_head\.predictor\.(\w+)",
         lambda m: f"roi_heads.mask_predictor.mask_fcn_logits.{m[1]}",
     ),
+    # torchvision counts the ReLUs between the convolutions too.
+    (
+        r"roi_heads\.keypoint_head\.conv_fcn([1-8])\.(\w+)",
+        lambda m: f"roi_heads.keypoint_head.{2 * (int(m[1]) - 1)}.{m[2]}",
+    ),
+    (
+        r"roi_heads\.keypoint_head\.score_lowres\.(\w+)",
+        lambda m: f"roi_heads.keypoint_predictor.kps_score_lowres.{m[1]}",
+    ),
 )
-# Constants that detectron2 stores beside the weights.
-_CONSTANTS = re.compile(r"pixel_(mean|std)|proposal_generator\.anchor_generator\.cell_anchors\.\d+")
+# Constants that detectron2 stores beside the weights; since 2021 without the anchors.
+_CELLS = "proposal_generator.anchor_generator.cell_anchors"
+_CONSTANTS = re.compile(rf"pixel_(mean|std)|{re.escape(_CELLS)}\.\d+")
 
 
 def fits(weights: Weights) -> bool:
@@ -86,18 +101,47 @@ def fits(weights: Weights) -> bool:
     return any(name.startswith("proposal_generator.") for name in weights)
 
 
-def translate(weights: Weights, document: Mapping[str, Any]) -> Translated:  # noqa: ARG001
-    """A Faster or Mask R-CNN on a ResNet or ResNeXt, C4 or FPN.
+def translate(weights: Weights, document: Mapping[Any, Any], given: Given) -> Translated:  # noqa: ARG001
+    """A Faster, Mask or Keypoint R-CNN on a ResNet or ResNeXt, C4 or FPN.
 
     Raises:
         MrcnnError: a key has no counterpart here; the line names it.
     """
+    if given.mmdetection is not None:
+        raise MrcnnError("--config is a config of mmdetection, but the weights are detectron2's")
     learnt = {name: tensor for name, tensor in weights.items() if not _CONSTANTS.fullmatch(name)}
     state = rename(learnt, _NAMES, codebase="detectron2")
-    is_c4 = any(name.startswith("roi_heads.res5.") for name in weights)
-    masks = "roi_heads.mask_predictor.mask_fcn_logits.weight" in state
     trunk = resnet_trunk(state)
     assumptions: list[str] = []
+    fields = _conventions(weights, trunk, assumptions)
+    # MODEL.RESNETS.NORM "BN" or "SyncBN" counts its batches, "FrozenBN" does not.
+    fields["norm"] = "batch" if any(name.endswith("num_batches_tracked") for name in state) else "frozen"
+    detector = "maskrcnn" if "roi_heads.mask_predictor.mask_fcn_logits.weight" in state else "fasterrcnn"
+    if any(name.startswith("roi_heads.keypoint_") for name in state):
+        if detector == "maskrcnn":
+            raise MrcnnError("models with both masks and key points are not supported")
+        detector = "keypointrcnn"
+        fields["keypoints"], line = key_points(state)
+        assumptions.append(line)
+    classes = number_of_classes(state)
+    class_names, line = class_names_of(classes, of_persons=fields.get("keypoints") == COCO_PERSON)
+    is_c4 = any(name.startswith("roi_heads.res5.") for name in weights)
+    rules = _rules(is_c4=is_c4)
+    if stored := _stored_anchors(weights):
+        rules["anchors"] = stored
+    description = given.applied(
+        describe(f"{detector}_{trunk}_{'c4' if is_c4 else 'fpn'}", class_names, **fields, **rules)
+    )
+    assumptions += [] if "class_names" in given.fields else [line]
+    assumptions += same_for_all(state, classes=classes, background=False)
+    _arrange(state, description.anchors)
+    assumptions.append(usual_rules("detectron2", is_c4=is_c4))
+    assumptions.append("images are resized by torchvision's bilinear rule; detectron2 used Pillow's")
+    return Translated(description, state, tuple(assumptions))
+
+
+def _conventions(weights: Weights, trunk: str, assumptions: list[str]) -> dict[str, Any]:
+    """The fields that say how the trunk was made and what pixels it wants."""
     mean, std = _pixel_constants(weights, trunk, assumptions)
     stride_in_1x1 = std == _CAFFE_STD
     assumptions.append(
@@ -105,25 +149,15 @@ def translate(weights: Weights, document: Mapping[str, Any]) -> Translated:  # n
         + ("1x1 convolution, as in ResNets of Caffe" if stride_in_1x1 else "3x3 convolution")
         + ", by the deviation of the pixels: STRIDE_IN_1X1 is not in the weights"
     )
-    class_names, named = contiguous_names(number_of_classes(state))
-    assumptions.append(named)
-    _arrange(state, sizes=len(_SIZES) if is_c4 else 1)
-    assumptions.append("anchors, thresholds and image size: detectron2's defaults")
-    assumptions.append("images are resized by torchvision's bilinear rule; detectron2 used Pillow's")
-    description = describe(
-        f"{'maskrcnn' if masks else 'fasterrcnn'}_{trunk}_{'c4' if is_c4 else 'fpn'}",
-        class_names,
-        norm="frozen",
-        norm_eps=1e-5,
-        stride_in_1x1=stride_in_1x1,
-        normalization=Normalization(
+    return {
+        "norm_eps": 1e-5,
+        "stride_in_1x1": stride_in_1x1,
+        "normalization": Normalization(
             mean=tuple(value / 255 for value in reversed(mean)),  # type: ignore[arg-type]
             std=tuple(value / 255 for value in reversed(std)),  # type: ignore[arg-type]
         ),
-        resize=ResizeRule(rounding="nearest"),
-        **_rules(is_c4=is_c4),
-    )
-    return Translated(description, state, tuple(assumptions))
+        "resize": ResizeRule(rounding="nearest"),
+    }
 
 
 def _rules(*, is_c4: bool) -> dict[str, Any]:
@@ -141,6 +175,23 @@ def _rules(*, is_c4: bool) -> dict[str, Any]:
         "proposals": ProposalRule(min_size=1e-6),
         "rois": RoiRule(sampling_ratio=0, aligned=True),
     }
+
+
+def _stored_anchors(weights: Weights) -> AnchorRule | None:
+    """The anchors of each level, where the file holds them: all sizes, and of each all ratios."""
+    cells = [weights[f"{_CELLS}.{level}"] for level in range(5) if f"{_CELLS}.{level}" in weights]
+    sizes, ratios = [], []
+    for boxes in cells:
+        if boxes.ndim != 2 or boxes.shape[1] != 4 or not bool((boxes[:, 2:] - boxes[:, :2] > 0).all()):
+            raise MrcnnError(f"'{_CELLS}' are no boxes")
+        sides = (boxes[:, 2:] - boxes[:, :2]).double()
+        sizes.append(tuple(dict.fromkeys(round(side) for side in sides.prod(1).sqrt().tolist())))
+        shapes = (sides[:, 1] / sides[:, 0]).tolist()
+        # 0.3333 is a third, also where it was stored in half precision.
+        ratios.append(tuple(dict.fromkeys(float(Fraction(r).limit_denominator(20)) for r in shapes)))
+        if len(sizes[-1]) * len(ratios[-1]) != len(boxes):
+            raise MrcnnError(f"'{_CELLS}' are not every size with every ratio, which has no counterpart")
+    return AnchorRule(sizes=tuple(sizes), aspect_ratios=tuple(ratios), exact=True) if cells else None
 
 
 def _of_block(name: str) -> str:
@@ -162,11 +213,13 @@ def _pixel_constants(
     return _MEAN, _RESNEXT_STD if trunk.startswith("resnext") else _CAFFE_STD
 
 
-def _arrange(state: dict[str, Tensor], *, sizes: int) -> None:
+def _arrange(state: dict[str, Tensor], anchors: AnchorRule) -> None:
     """Rows and channels in our order."""
     change(state, "backbone.body.conv1.weight", rgb_first)
     background_to_the_front(state)
+    check_anchors(state, anchors)
+    sizes, ratios = len(anchors.sizes[0]), len(anchors.aspect_ratios[0])
     for head, per_anchor in (("cls_logits", 1), ("bbox_pred", 4)):
-        order = partial(ratios_first, sizes=sizes, ratios=len(_RATIOS), per_anchor=per_anchor)
+        order = partial(ratios_first, sizes=sizes, ratios=ratios, per_anchor=per_anchor)
         for kind in ("weight", "bias"):
             change(state, f"rpn.head.{head}.{kind}", order)

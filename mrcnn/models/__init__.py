@@ -11,6 +11,7 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from mrcnn.description import ModelDescription
 from mrcnn.errors import MrcnnError
 from mrcnn.models.mobilenet_fpn import maskrcnn_mobilenet_v2_fpn
+from mrcnn.models.resizing import NearestTransform
 from mrcnn.models.resnet import TRUNKS
 from mrcnn.models.resnet_c4 import resnet_c4
 from mrcnn.models.resnet_fpn import resnet_fpn, resnet_fpn_v2
@@ -50,5 +51,7 @@ def build_model(description: ModelDescription) -> GeneralizedRCNN:
             f"unknown architecture {description.architecture!r} (known: {', '.join(architectures())})"
         )
     model = builder(description)
+    if description.resize.rounding == "nearest":
+        model.transform = NearestTransform(description)
     model.rpn.min_size = description.proposals.min_size  # torchvision's constructors do not take it
     return model

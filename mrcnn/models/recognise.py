@@ -20,6 +20,8 @@ _BBOX_PRED = "roi_heads.box_predictor.bbox_pred.weight"
 _FC6 = "roi_heads.box_head.fc6.weight"
 _HEATMAPS = "roi_heads.keypoint_predictor.kps_score_lowres.weight"
 
+_PERSON = ((BACKGROUND, "person"), "class name: person, since there are 2 classes and 17 key points")
+
 # In a C4 model the last stage is the head.
 _BLOCK = re.compile(r"(?:backbone\.body|roi_heads\.box_head)\.layer([1-4])\.(\d+)\.")
 # Blocks per stage; output channels of the first 3x3 convolution and its inputs per group → the trunk.
@@ -46,10 +48,7 @@ def recognise(state_dict: Weights) -> tuple[ModelDescription, tuple[str, ...]]:
             f"{_CLS_SCORE!r} (its first is {next(iter(state_dict), None)!r})"
         )
     num_classes = _shape(state_dict, _CLS_SCORE)[0]
-    if _shape(state_dict, _BBOX_PRED)[0] != 4 * num_classes:
-        raise MrcnnError(
-            "class-agnostic box regression is not supported: bbox_pred must have 4 rows per class"
-        )
+    _shape(state_dict, _BBOX_PRED)
     if num_classes < 2:
         raise MrcnnError(f"the box head has {num_classes} class, but background and one class are the least")
     trunk = _trunk(state_dict)
@@ -59,7 +58,7 @@ def recognise(state_dict: Weights) -> tuple[ModelDescription, tuple[str, ...]]:
     fields = _shapes(state_dict, trunk)
     assumptions.append("image size, thresholds and anchors: torchvision's defaults")
     if detector == "keypointrcnn":
-        fields["keypoints"], named = _keypoints(state_dict)
+        fields["keypoints"], named = key_points(state_dict)
         assumptions.append(named)
     class_names, named = _class_names(num_classes, of_persons=fields.get("keypoints") == COCO_PERSON)
     assumptions.append(named)
@@ -158,7 +157,8 @@ def _norm(state_dict: Weights, trunk: str) -> tuple[str, float, list[str]]:
     )
 
 
-def _keypoints(state_dict: Weights) -> tuple[KeypointRule, str]:
+def key_points(state_dict: Weights) -> tuple[KeypointRule, str]:
+    """Which points the heatmaps are of, and how that was decided."""
     shape = _shape(state_dict, _HEATMAPS)
     count = shape[1] if len(shape) == 4 else 0
     if count == len(COCO_PERSON):
@@ -169,15 +169,17 @@ def _keypoints(state_dict: Weights) -> tuple[KeypointRule, str]:
 
 def _class_names(num_classes: int, *, of_persons: bool) -> tuple[tuple[str, ...], str]:
     if num_classes == 2 and of_persons:
-        return (BACKGROUND, "person"), "class name: person, since there are 2 classes and 17 key points"
+        return _PERSON
     names = coco_names()
     if num_classes == len(names):
         return names, "class names: COCO's, since there are 91 classes"
     return _numbered_names(num_classes - 1)
 
 
-def contiguous_names(classes: int) -> tuple[tuple[str, ...], str]:
+def class_names_of(classes: int, *, of_persons: bool = False) -> tuple[tuple[str, ...], str]:
     """The class names of a codebase that counts COCO's 80 classes without gaps, and how they were decided."""
+    if classes == 1 and of_persons:
+        return _PERSON
     names = tuple(name for name in coco_names() if name != "N/A")
     if classes == len(names) - 1:
         return names, "class names: COCO's, since there are 80 classes"

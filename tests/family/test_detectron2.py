@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from mrcnn.checkpoint import load_checkpoint
 from mrcnn.errors import MrcnnError
-from mrcnn.export.to_onnx import InputRule, export_onnx
-from mrcnn.runtime.backend_onnx import OnnxBackend
-
-# Of the largest value. Convolutions are summed in another order, and boxes are exponents of what they give.
-RELATIVE = 1e-3
+from mrcnn.families import COCO_PERSON
+from mrcnn.imports.given import Given
+from tests.family.compared import PROPOSALS, RELATIVE, differences, ours, photograph
+from tests.family.detectron2_names import keypoint_rcnn_r50_fpn, mask_rcnn_r50_c4, mask_rcnn_r50_fpn
+from tests.family.imported import imported
 
 # The configuration, and what it is here.
 CONFIGURATIONS: Mapping[str, str] = {
@@ -25,10 +25,13 @@ CONFIGURATIONS: Mapping[str, str] = {
     "COCO-InstanceSegmentation/mask_rcnn_R_50_C4_1x.yaml": "maskrcnn_resnet50_c4",
     "COCO-InstanceSegmentation/mask_rcnn_X_101_32x8d_FPN_3x.yaml": "maskrcnn_resnext101_32x8d_fpn",
     "COCO-Detection/faster_rcnn_R_101_FPN_3x.yaml": "fasterrcnn_resnet101_fpn",
+    "COCO-Keypoints/keypoint_rcnn_R_50_FPN_1x.yaml": "keypointrcnn_resnet50_fpn",
 }
+CELLS = "proposal_generator.anchor_generator.cell_anchors"
+AGNOSTIC = {"MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": True, "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK": True}
 
 
-def theirs(configuration: str) -> nn.Module:
+def theirs(configuration: str, options: Mapping[str, Any]) -> nn.Module:
     """detectron2's model with random weights that act like trained ones, in eval mode."""
     pytest.importorskip(
         "detectron2", reason="detectron2 is not on the package registry: built from its source"
@@ -38,9 +41,10 @@ def theirs(configuration: str) -> nn.Module:
 
     cfg = config.get_cfg()
     cfg.merge_from_file(str(Path(detectron2.__file__).parent.parent / "configs" / configuration))
+    cfg.merge_from_list([item for option in options.items() for item in option])
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.WEIGHTS = ""
-    cfg.MODEL.RPN.PRE_NMS_TOPK_TEST = min(cfg.MODEL.RPN.PRE_NMS_TOPK_TEST, 3839)
+    cfg.MODEL.RPN.POST_NMS_TOPK_TEST = PROPOSALS
     torch.manual_seed(0)
     model = modeling.build_model(cfg).eval()
     settle(model)
@@ -73,101 +77,39 @@ def take_statistics(module: Any, inputs: tuple[Tensor]) -> None:
     module.running_var.copy_(values.var((0, 2, 3)) + 1e-3)
 
 
-@pytest.mark.parametrize("configuration", CONFIGURATIONS)
-def test_their_own_code_finds_the_same(configuration: str, tmp_path: Path) -> None:
-    model = theirs(configuration)
-    torch.save({"model": model.state_dict(), "iteration": 1}, tmp_path / "model_final.pth")
-    checkpoint = load_checkpoint(tmp_path / "model_final.pth")
+@torch.inference_mode()
+def what_theirs_finds(model: Any, image: Tensor) -> dict[str, Tensor]:
+    """In an image RGB in 0…255, not resized; masks and heatmaps as the network gives them."""
+    inputs = [{"image": image.flip(0)}]
+    (found,) = model.inference(inputs, do_postprocess=False)
+    values = {
+        "labels": found.pred_classes + 1,
+        "scores": found.scores,
+        "boxes": found.pred_boxes.tensor,
+    }
+    if found.has("pred_masks"):
+        values["masks"] = found.pred_masks[:, 0]
+    if found.has("pred_keypoint_heatmaps"):
+        values["heatmaps"] = found.pred_keypoint_heatmaps
+    return values
+
+
+@pytest.mark.parametrize(
+    ("configuration", "options"),
+    [*((name, {}) for name in CONFIGURATIONS), (next(iter(CONFIGURATIONS)), AGNOSTIC)],
+)
+def test_their_own_code_finds_the_same(configuration: str, options: Mapping[str, Any]) -> None:
+    model = theirs(configuration, options)
+    checkpoint = imported(model.state_dict())
     assert checkpoint.description.architecture == CONFIGURATIONS[configuration]
-    export_onnx(checkpoint, tmp_path / "m.onnx", inputs=InputRule(), on_step=lambda _: None)
-
-    pixels = np.random.default_rng(1).integers(0, 256, (6, 8, 3)).astype(np.float32)
-    smooth = torch.nn.functional.interpolate(
-        torch.from_numpy(pixels).permute(2, 0, 1)[None], size=(192, 256), mode="bicubic"
-    )[0].clamp(0, 255)
-    with torch.inference_mode():
-        (expected,) = model.inference([{"image": smooth.flip(0)}], do_postprocess=False)  # BGR
-    backend = OnnxBackend(tmp_path / "m.onnx", device="cpu", threads=1)
-    images = np.ascontiguousarray(smooth.permute(1, 2, 0).numpy())[None]
-    found = backend.run(images, np.array([[192, 256]], np.int32))
-
-    count = int(found["num_detections"][0])
-    assert count == len(expected) > 20
-    assert found["labels"][0][:count].tolist() == (expected.pred_classes + 1).tolist()
-    values = {"scores": expected.scores, "boxes": expected.pred_boxes.tensor}
-    if checkpoint.description.has_masks:
-        values["masks"] = expected.pred_masks[:, 0]
-    for name, value in values.items():
-        difference = np.abs(found[name][0][:count] - value.numpy()).max() / float(value.max())
-        print(f"{configuration}: {name} differ by {difference:.1e}")
+    image = photograph()
+    expected = what_theirs_finds(model, image)
+    for name, difference in differences(ours(checkpoint, image), expected).items():
+        print(f"{configuration}: {len(expected['labels'])} {name} differ by {difference:.1e}")
         assert difference <= RELATIVE, name
 
 
 # Without detectron2: its names, as its sources give them ---------------------------------------------------
-
-
-def convolution(name: str, out: int, into: int, side: int, *, bias: bool = True) -> dict[str, Tensor]:
-    weights = {f"{name}.weight": torch.randn(out, into, side, side) * 0.01}
-    return weights | ({f"{name}.bias": torch.zeros(out)} if bias else {})
-
-
-def normed(name: str, out: int, into: int, side: int) -> dict[str, Tensor]:
-    ones = {f"{name}.norm.{kind}": torch.ones(out) for kind in ("weight", "running_var")}
-    zeros = {f"{name}.norm.{kind}": torch.zeros(out) for kind in ("bias", "running_mean")}
-    return convolution(name, out, into, side, bias=False) | ones | zeros
-
-
-def linear(name: str, out: int, into: int) -> dict[str, Tensor]:
-    return {f"{name}.weight": torch.randn(out, into) * 0.01, f"{name}.bias": torch.zeros(out)}
-
-
-def stages(prefix: str, blocks: Mapping[int, int]) -> dict[str, Tensor]:
-    """modeling/backbone/resnet.py: BottleneckBlock."""
-    weights: dict[str, Tensor] = {}
-    for stage, count in blocks.items():
-        out = 256 * 2 ** (stage - 2)
-        for block in range(count):
-            name = f"{prefix}res{stage}.{block}"
-            into = out if block else (64 if stage == 2 else out // 2)
-            weights |= normed(f"{name}.conv1", out // 4, into, 1) | normed(
-                f"{name}.conv2", out // 4, out // 4, 3
-            )
-            weights |= normed(f"{name}.conv3", out, out // 4, 1)
-            weights |= {} if block else normed(f"{name}.shortcut", out, into, 1)
-    return weights
-
-
-def mask_rcnn_r50_fpn(classes: int = 2) -> dict[str, Tensor]:
-    bottom_up = "backbone.bottom_up."
-    weights = normed(f"{bottom_up}stem.conv1", 64, 3, 7) | stages(bottom_up, {2: 3, 3: 4, 4: 6, 5: 3})
-    for level in (2, 3, 4, 5):
-        weights |= convolution(f"backbone.fpn_lateral{level}", 256, 256 * 2 ** (level - 2), 1)
-        weights |= convolution(f"backbone.fpn_output{level}", 256, 256, 3)
-    rpn = "proposal_generator.rpn_head"
-    weights |= convolution(f"{rpn}.conv", 256, 256, 3) | convolution(f"{rpn}.objectness_logits", 3, 256, 1)
-    weights |= convolution(f"{rpn}.anchor_deltas", 12, 256, 1)
-    weights |= linear("roi_heads.box_head.fc1", 1024, 256 * 49) | linear("roi_heads.box_head.fc2", 1024, 1024)
-    weights |= linear("roi_heads.box_predictor.cls_score", classes + 1, 1024)
-    weights |= linear("roi_heads.box_predictor.bbox_pred", 4 * classes, 1024)
-    for layer in (1, 2, 3, 4):
-        weights |= convolution(f"roi_heads.mask_head.mask_fcn{layer}", 256, 256, 3)
-    weights |= convolution("roi_heads.mask_head.deconv", 256, 256, 2)
-    return weights | convolution("roi_heads.mask_head.predictor", classes, 256, 1)
-
-
-def mask_rcnn_r50_c4(classes: int = 2) -> dict[str, Tensor]:
-    weights = normed("backbone.stem.conv1", 64, 3, 7) | stages("backbone.", {2: 3, 3: 4, 4: 6})
-    weights |= stages("roi_heads.", {5: 3})
-    rpn = "proposal_generator.rpn_head"
-    weights |= convolution(f"{rpn}.conv", 1024, 1024, 3) | convolution(
-        f"{rpn}.objectness_logits", 15, 1024, 1
-    )
-    weights |= convolution(f"{rpn}.anchor_deltas", 60, 1024, 1)
-    weights |= linear("roi_heads.box_predictor.cls_score", classes + 1, 2048)
-    weights |= linear("roi_heads.box_predictor.bbox_pred", 4 * classes, 2048)
-    weights |= {"roi_heads.mask_head.deconv.weight": torch.randn(2048, 256, 2, 2) * 0.01}
-    weights |= {"roi_heads.mask_head.deconv.bias": torch.zeros(256)}
-    return weights | convolution("roi_heads.mask_head.predictor", classes, 256, 1)
 
 
 @pytest.mark.parametrize("make", [mask_rcnn_r50_fpn, mask_rcnn_r50_c4])
@@ -186,7 +128,7 @@ def test_all_names_find_their_place(make: Callable[[], dict[str, Tensor]], tmp_p
     assert any("STRIDE_IN_1X1" in line for line in checkpoint.assumptions)
 
 
-def test_rows_change_their_order(tmp_path: Path) -> None:
+def test_rows_change_their_order() -> None:
     weights = mask_rcnn_r50_c4()
     # Two classes and the background last; 5 sizes with 3 ratios each; BGR.
     weights["roi_heads.box_predictor.cls_score.bias"] = torch.tensor([1.0, 2, 0])
@@ -194,14 +136,17 @@ def test_rows_change_their_order(tmp_path: Path) -> None:
     weights["roi_heads.mask_head.predictor.bias"] = torch.tensor([5.0, 6])
     weights["proposal_generator.rpn_head.objectness_logits.bias"] = torch.arange(15.0)
     weights["backbone.stem.conv1.weight"][:, 0] = 7
-    torch.save(weights, tmp_path / "w.pth")
-    ours = load_checkpoint(tmp_path / "w.pth").state_dict
-    assert ours["roi_heads.box_predictor.cls_score.bias"].tolist() == [0, 1, 2]
-    assert ours["roi_heads.box_predictor.bbox_pred.bias"].tolist() == [0, 0, 0, 0, *range(8)]
-    assert ours["roi_heads.mask_predictor.mask_fcn_logits.bias"].tolist() == [0, 5, 6]
+    found = imported(weights).state_dict
+    assert found["roi_heads.box_predictor.cls_score.bias"].tolist() == [0, 1, 2]
+    assert found["roi_heads.box_predictor.bbox_pred.bias"].tolist() == [0, 0, 0, 0, *range(8)]
+    assert found["roi_heads.mask_predictor.mask_fcn_logits.bias"].tolist() == [0, 5, 6]
     # torchvision: all sizes of the first ratio, then of the second.
-    assert ours["rpn.head.cls_logits.bias"].tolist() == [*range(0, 15, 3), *range(1, 15, 3), *range(2, 15, 3)]
-    assert (ours["backbone.body.conv1.weight"][:, 2] == 7).all()
+    assert found["rpn.head.cls_logits.bias"].tolist() == [
+        *range(0, 15, 3),
+        *range(1, 15, 3),
+        *range(2, 15, 3),
+    ]
+    assert (found["backbone.body.conv1.weight"][:, 2] == 7).all()
 
 
 def test_the_model_zoos_pickle_is_read(tmp_path: Path) -> None:
@@ -219,7 +164,7 @@ class Evil:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (pickle.dumps({"model": Evil()}), "refused: loading it would need the Python object builtins.exec"),
+        (pickle.dumps({"model": Evil()}), "refused: loading it would need the Python object 'builtins.exec'"),
         (pickle.dumps({"model": {"a": np.array([Evil()])}}), "refused"),
         (b"\x80\x04}q\x00", "is not a pickle of arrays, or is damaged"),
         (pickle.dumps({"blobs": {}}), "has no weights under the key 'model'"),
@@ -243,14 +188,103 @@ def test_a_bad_pickle_is_one_line(content: bytes, message: str, tmp_path: Path) 
             {"roi_heads.mask_head.point_head.fc1.weight": torch.zeros(1)},
             "'roi_heads.mask_head.point_head.fc1",
         ),
-        ({"roi_heads.box_predictor.cls_score.weight": None}, "no 'roi_heads.box_predictor.cls_score.weight'"),
+        (
+            {"roi_heads.box_predictor.cls_score.weight": None},
+            "no counterpart of 'roi_heads.box_predictor.cls_score.weight'",
+        ),
         ({"backbone.bottom_up.stem.conv1.weight": None}, "no counterpart of 'backbone.body.conv1.weight'"),
-        ({"roi_heads.box_predictor.bbox_pred.weight": torch.zeros(4, 1024)}, "class-agnostic heads"),
+        (
+            {"roi_heads.box_predictor.bbox_pred.weight": torch.zeros(12, 1024)},
+            "bbox_pred.weight' has 12 rows, where 4 for each of 2 classes, or 4 for all (class-agnostic)",
+        ),
+        (
+            {"proposal_generator.rpn_head.objectness_logits.weight": torch.zeros(9, 256, 1, 1)},
+            "the RPN has 9 anchors a place, not 3 (1 sizes, 3 ratios): give the field 'anchors' in --config",
+        ),
+        (
+            {"backbone.bottom_up.stem.conv1.weight": torch.zeros(3)},
+            "'backbone.body.conv1.weight' has shape (3,), which is no such layer's",
+        ),
+        (
+            {"roi_heads.box_head.fc1.weight": torch.zeros(1024, 12)},
+            "size mismatch for roi_heads.box_head.fc6.weight",
+        ),
+        (
+            {f"{CELLS}.0": torch.zeros(3, 4)},
+            "cell_anchors' are no boxes",
+        ),
+        (
+            {f"{CELLS}.0": torch.tensor([[0, 0, 1, 1], [0, 0, 2.0, 4]])},
+            "are not every size with every ratio",
+        ),
+        (
+            {"roi_heads.keypoint_head.conv_fcn1.weight": torch.zeros(1)},
+            "both masks and key points are not supported",
+        ),
         ({"backbone.bottom_up.res5.2.conv3.norm.bias": None}, "lack key 'backbone.body.layer4.2.bn3.bias'"),
     ],
 )
-def test_what_does_not_fit_is_named(change: dict[str, Tensor | None], message: str, tmp_path: Path) -> None:
+def test_what_does_not_fit_is_named(change: dict[str, Tensor | None], message: str) -> None:
     weights = {**mask_rcnn_r50_fpn(), **change}
-    torch.save({name: value for name, value in weights.items() if value is not None}, tmp_path / "w.pth")
     with pytest.raises(MrcnnError, match=re.escape(message)):
-        load_checkpoint(tmp_path / "w.pth").build()
+        imported({name: value for name, value in weights.items() if value is not None}).build()
+
+
+def test_key_points_find_their_place() -> None:
+    weights = keypoint_rcnn_r50_fpn()
+    checkpoint = imported(weights)
+    checkpoint.build()
+    description = checkpoint.description
+    assert description.architecture == "keypointrcnn_resnet50_fpn"
+    assert description.class_names == ("__background__", "person")
+    assert description.keypoints == COCO_PERSON
+    assert torch.equal(
+        checkpoint.state_dict["roi_heads.keypoint_head.14.weight"],
+        weights["roi_heads.keypoint_head.conv_fcn8.weight"],
+    )
+
+
+def test_class_agnostic_heads_become_those_of_every_class() -> None:
+    weights = mask_rcnn_r50_fpn(classes=3)
+    for name, rows in (("box_predictor.bbox_pred", 4), ("mask_head.predictor", 1)):
+        for kind in ("weight", "bias"):
+            weights[f"roi_heads.{name}.{kind}"] = weights[f"roi_heads.{name}.{kind}"][:rows] + 1
+    checkpoint = imported(weights)
+    checkpoint.build()
+    for our_layer, their_layer, rows in (
+        ("box_predictor.bbox_pred", "box_predictor.bbox_pred", 4),
+        ("mask_predictor.mask_fcn_logits", "mask_head.predictor", 1),
+    ):
+        found = checkpoint.state_dict[f"roi_heads.{our_layer}.weight"].unflatten(0, (4, rows))
+        assert (found[0] == 0).all(), "the background"
+        for label in (1, 2, 3):
+            assert torch.equal(found[label], weights[f"roi_heads.{their_layer}.weight"])
+    assert sum(line.startswith("class-agnostic") for line in checkpoint.assumptions) == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_anchors_in_older_files_are_taken(dtype: torch.dtype) -> None:
+    weights = mask_rcnn_r50_fpn()
+    for level, size in enumerate((8, 16, 32, 64, 400)):
+        sides = [(size / ratio**0.5, size * ratio**0.5) for ratio in (1 / 3, 1, 3)]
+        cells = torch.tensor([[-w / 2, -h / 2, w / 2, h / 2] for w, h in sides])
+        weights[f"{CELLS}.{level}"] = cells.to(dtype)
+    anchors = imported(weights).description.anchors
+    assert anchors.sizes == ((8,), (16,), (32,), (64,), (400,))
+    assert anchors.aspect_ratios == ((1 / 3, 1.0, 3.0),) * 5
+    assert anchors.exact
+
+
+def test_anchors_of_ones_own_are_given() -> None:
+    weights = mask_rcnn_r50_fpn()
+    rpn = "proposal_generator.rpn_head"
+    for name, per_anchor in (("objectness_logits", 1), ("anchor_deltas", 4)):
+        weights[f"{rpn}.{name}.weight"] = torch.randn(4 * per_anchor, 256, 1, 1)
+        weights[f"{rpn}.{name}.bias"] = torch.arange(4.0 * per_anchor)
+    # Two sizes and two ratios a place: detectron2 has sizes in the outer loop, torchvision ratios.
+    anchors = {"sizes": [[s, 2 * s] for s in (8, 16, 32, 64, 128)], "aspect_ratios": [[1.0, 2.0]] * 5}
+    checkpoint = imported(weights, Given(fields={"anchors": anchors}))
+    checkpoint.build()
+    assert checkpoint.description.anchors.sizes[0] == (8, 16)
+    assert checkpoint.description.anchors.exact, "what is not given stays detectron2's"
+    assert checkpoint.state_dict["rpn.head.cls_logits.bias"].tolist() == [0, 2, 1, 3]

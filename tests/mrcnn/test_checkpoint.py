@@ -113,8 +113,10 @@ def test_frozen_batch_norm_is_recognised_and_its_epsilon_said(
         lambda weights: {"state_dict": weights},
         lambda weights: {f"module.{key}": value for key, value in weights.items()},
         lambda weights: {k: v.half() if v.is_floating_point() else v for k, v in weights.items()},
+        lambda weights: {k: v.bfloat16() if v.is_floating_point() else v for k, v in weights.items()},
+        lambda weights: {"state_dict": {f"model._orig_mod.{key}": value for key, value in weights.items()}},
     ],
-    ids=["torchvision reference", "state_dict", "DataParallel", "half"],
+    ids=["torchvision reference", "state_dict", "DataParallel", "half", "bfloat16", "Lightning, compiled"],
 )
 def test_wrapped_state_dicts(
     tmp_path: Path, torchvision_weights: StateDict, wrap: Callable[[StateDict], Any]
@@ -239,10 +241,11 @@ def test_weights_that_are_no_plain_numbers_are_refused_by_name(
         (lambda w: w.pop("rpn.head.bbox_pred.bias"), "lack key 'rpn.head.bbox_pred.bias'"),
         (lambda w: w.update({"extra.weight": torch.zeros(1)}), "surplus key 'extra.weight'"),
         (lambda w: w.update({"rpn.head.cls_logits.bias": torch.zeros(9)}), "rpn.head.cls_logits.bias"),
+        (lambda w: w.update({"rpn.head.cls_logits.weight": torch.zeros(9, 1)}), "9 anchors a place, not 3"),
         (lambda w: w.update({"roi_heads.keypoint_head.0.weight": torch.zeros(1)}), "both masks and key"),
         (
-            lambda w: w.update({"roi_heads.box_predictor.bbox_pred.weight": torch.zeros(4, 1024)}),
-            "class-agnostic",
+            lambda w: w.update({"roi_heads.box_predictor.bbox_pred.weight": torch.zeros(5, 1024)}),
+            "bbox_pred.weight' has 5 rows, where 4 for each of 3 classes, or 4 for all (class-agnostic)",
         ),
         (lambda w: [w.pop(k) for k in list(w) if k.startswith("backbone.fpn")], "neither a feature pyramid"),
         (lambda w: w.update({"backbone.body.layer3.6.conv1.weight": torch.zeros(1)}), "ResNet with blocks"),
