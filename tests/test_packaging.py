@@ -24,7 +24,14 @@ from tests.conftest import REPOSITORY
 
 PACKAGES = ("export", "runtime", "plugins", "benchmarks")
 LIBRARIES = "mrcnn/plugins/lib"
-FOUNDATION = ("mrcnn.errors", "mrcnn.files", "mrcnn.strict", "mrcnn.description", "mrcnn.sidecar")
+FOUNDATION = (
+    "mrcnn.errors",
+    "mrcnn.files",
+    "mrcnn.strict",
+    "mrcnn.description",
+    "mrcnn.sidecar",
+    "mrcnn.report",
+)
 
 # What `mrcnn X --help` and `import mrcnn.runtime` must do without.
 HEAVY = (

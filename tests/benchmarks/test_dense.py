@@ -8,7 +8,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from mrcnn.benchmarks.dense import dense_part
+from mrcnn.benchmarks.dense_part import dense_part
 from mrcnn.cli import main
 from mrcnn.export.cut import cut, with_shapes
 from tests.benchmarks.conftest import Exported
