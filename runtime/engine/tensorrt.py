@@ -10,7 +10,7 @@ from mrcnn.errors import MissingRequirementError, install_command
 from mrcnn.plugins.toolchain import AGAIN
 
 # The ops of the domain `mrcnn` that a plan may hold as plugins, in the registry's namespace of the same name.
-PLUGINS = ("MrcnnRoIAlign", "MrcnnNMS")
+PLUGINS = ("MrcnnRoIAlign", "MrcnnRoIPool", "MrcnnNMS")
 NAMESPACE = "mrcnn"
 
 _INSTALL = f"{install_command('tensorrt')}, on a Jetson: sudo apt install python3-libnvinfer"
