@@ -5,14 +5,13 @@ from collections.abc import Sequence
 import onnx
 from onnx.utils import Extractor
 
-
 # Shapes follow from small constants alone; larger weights would be copied four times on the way.
-_LARGEST_CONSTANT = 1024  # bytes
+LARGEST_CONSTANT = 1024  # bytes
 
 
 def with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     """`model`, with the types of its inner values noted in it, as `cut` needs them."""
-    heavy = [t for t in model.graph.initializer if len(t.raw_data) > _LARGEST_CONSTANT]
+    heavy = [t for t in model.graph.initializer if len(t.raw_data) > LARGEST_CONSTANT]
     weights = [tensor.raw_data for tensor in heavy]
     for tensor in heavy:
         tensor.ClearField("raw_data")

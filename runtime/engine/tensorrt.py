@@ -139,7 +139,7 @@ def load_plugins(trt: Any, library: Path, *, version: str) -> Any:
         absent = _absent(registry, version)
     if absent:
         raise MissingRequirementError(
-            f"{library}: TensorRT {trt.__version__} does not find {' and '.join(absent)} in it: run {AGAIN}"
+            f"{library}: TensorRT {trt.__version__} does not find {_listed(absent)} in it: run {AGAIN}"
         )
     return handle
 
@@ -152,6 +152,11 @@ def unload_plugins(trt: Any, handle: Any) -> None:
     if handle is not None:
         with _once:
             trt.get_plugin_registry().deregister_library(handle)
+
+
+def _listed(names: list[str]) -> str:
+    """ "A, B and C" """
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def _absent(registry: Any, version: str) -> list[str]:

@@ -11,7 +11,7 @@ import onnx_ir
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 from onnxscript import optimizer
 
-from mrcnn.export.graph_builder import DOMAIN
+from mrcnn.export.graph_builder import DOMAIN, POOLINGS
 
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16})
 _NUMBERS = _FLOATS | {TensorProto.INT32, TensorProto.INT64}
@@ -220,7 +220,7 @@ def unknown_dimensions(whole: onnx.ModelProto) -> list[str]:
 
 def _of_one_type(node: NodeProto, opset: int) -> Iterator[list[str]]:
     """Sets of values that share a type by ONNX's, or the plugin's, definition of the operator."""
-    if node.op_type == "MrcnnRoIAlign":
+    if node.op_type in POOLINGS:
         yield [*node.input[:-1], *node.output]
     elif node.op_type == "MrcnnNMS":
         yield [*node.input[:2]]

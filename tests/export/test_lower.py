@@ -105,6 +105,7 @@ def test_a_plugin_gets_the_attributes_that_its_creator_asks_for(lowered: onnx.Mo
             "canonical_size": float,
             "canonical_level": int,
         },
+        "MrcnnRoIPool": {"pooled_shape": list, "spatial_scale": float},
         "MrcnnNMS": {"iou_threshold": float, "score_threshold": float, "max_output": int},
     }
     for node in lowered.graph.node:

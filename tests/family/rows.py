@@ -25,13 +25,13 @@ def small_description(architecture: str, **rois: Any) -> ModelDescription:
         architecture,
         CLASSES,
         resize=ResizeRule(min_size=96, max_size=160),
-        detections=DetectionRule(detections_per_image=6),
+        detections=DetectionRule(detections_per_image=4),
         width=0.5 if "mobilenet" in architecture else 1.0,
     )
     rule = description.proposals
     return replace(
         description,
-        proposals=ProposalRule(pre_nms_top_n=200, post_nms_top_n=10, nms_threshold=rule.nms_threshold),
+        proposals=ProposalRule(pre_nms_top_n=200, post_nms_top_n=8, nms_threshold=rule.nms_threshold),
         rois=replace(description.rois, **rois),
     )
 

@@ -4,7 +4,6 @@
 """
 
 import copy
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +25,8 @@ from mrcnn.export.to_onnx import InputRule, export_onnx
 from mrcnn.models.parts import DETECTORS
 from mrcnn.runtime.backend import Batch
 from mrcnn.runtime.backend_onnx import OnnxBackend
+from mrcnn.runtime.engine.tensorrt import PLUGINS
+from tests.export import rules
 from tests.export.photographs import make_photographs
 from tests.family.rows import LIKE, ROWS, checkpoint_of, plugins_of
 from tests.family.tracing import SharedTraces
@@ -62,19 +63,18 @@ def built(request: pytest.FixtureRequest) -> Built:
 
 
 @pytest.fixture(scope="module")
-def traces() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(to_onnx, "trace", SharedTraces())
-        yield
+def traces() -> SharedTraces:
+    return SharedTraces()
 
 
 @pytest.fixture(scope="module")
-def exported(built: Built, traces: None, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+def exported(built: Built, traces: SharedTraces, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """At any size; the export compares every stage for two images of different sizes in a batch."""
     folder = tmp_path_factory.mktemp("row")
     files = Exported(folder / "c.pth", folder / "m.onnx")
     save_checkpoint(files.path, model=built.model, description=built.description, training={})
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(to_onnx, "trace", traces)
         patch.setattr(validate, "_CANVAS", (96, 160))
         if built.name in LIKE:  # parity is left to show what these differ in
             patch.setattr(validate, "validate", lambda *_: None)
@@ -162,3 +162,4 @@ def test_what_tensorrt_gets(built: Built, exported: Exported) -> None:
     plugins = plugin_nodes(lowered)
     assert sorted(plugins.values()) == sorted(plugins_of(built.description))
     assert {node.name for node in lowered.graph.node if node.domain == DOMAIN} == plugins.keys()
+    assert not rules.unsupported_operators(lowered, PLUGINS)

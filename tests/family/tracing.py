@@ -1,4 +1,4 @@
-"""Traces that models of one structure share: PyTorch's tracer is slow, and looks at modules, not at weights."""
+"""Traces that models of one structure share: PyTorch's tracer is slow, and looks at modules, not weights."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from mrcnn.export.trace import fold_batch_norm, trace
 
 
 class SharedTraces:
-    """In the place of `mrcnn.export.trace.trace`: traces each structure once, and puts in each model's weights.
+    """For `mrcnn.export.trace.trace`: traces each structure once, and puts each model's weights in.
 
     A weight that the tracer had changed on its way into the graph would stay that of the first model, and
     the parity of the others would fail.

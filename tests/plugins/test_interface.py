@@ -90,7 +90,9 @@ def test_no_kernel_knows_a_framework() -> None:
     assert not wrong
 
 
-@pytest.mark.parametrize(("op", "is_plugin"), [("roi_align", True), ("roi_pool", True), ("nms", True), ("resize", False)])
+@pytest.mark.parametrize(
+    ("op", "is_plugin"), [("roi_align", True), ("roi_pool", True), ("nms", True), ("resize", False)]
+)
 def test_every_op_has_the_same_files(op: str, is_plugin: bool) -> None:
     wanted = {"README.md", f"{op}.h", f"{op}.cu"}
     wanted |= {f"{op}_{part}" for part in ("math.h", "check.h", "check.cpp", "cpu.cpp")}
