@@ -140,7 +140,7 @@ class TestRoIAlign:
 
 
 class TestRoIPool:
-    @pytest.mark.parametrize("case", check_roi_pool.roi_pool_cases(), ids=lambda case: case.name)
+    @pytest.mark.parametrize("case", list(check_roi_pool.roi_pool_cases()), ids=lambda case: case.name)
     def test_right_is_right(self, case: check_roi_pool.RoIPoolCase) -> None:
         kernels = HostKernels()
         prepared = check_roi_pool.prepare(replace(case, channels=min(case.channels, 5)), kernels)
