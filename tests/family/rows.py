@@ -50,6 +50,8 @@ ROWS: Mapping[str, Callable[[], ModelDescription]] = {
     "Mask R-CNN, ResNeXt-101-32x8d-FPN": lambda: small_description("maskrcnn_resnext101_32x8d_fpn"),
     "Mask R-CNN, ResNeXt-101-64x4d-FPN": lambda: small_description("maskrcnn_resnext101_64x4d_fpn"),
     "Mask R-CNN, ResNet-50-C4": lambda: small_description("maskrcnn_resnet50_c4"),
+    "Mask R-CNN, MobileNetV2-FPN": "Mask R-CNN, ResNet-50-FPN",
+    "Faster R-CNN, ResNet-50-FPN": "Mask R-CNN, ResNet-50-FPN",
     "Mask R-CNN, ResNet-50-C4, conv5 of stride 1": lambda: small_description(
         "maskrcnn_resnet50_c4", head_stride=1
     ),
@@ -65,7 +67,7 @@ ROWS: Mapping[str, Callable[[], ModelDescription]] = {
 }
 
 
-# Rows whose stages are those of another one, on a deeper trunk or with another pooling or resize.
+# Rows with no stage that another one lacks: they have another trunk, pooling or resize, or no masks.
 LIKE: Mapping[str, str] = {
     "Mask R-CNN, ResNet-50-FPN, padded to a square": "Mask R-CNN, ResNet-50-FPN",
     "Mask R-CNN, ResNet-101-FPN": "Mask R-CNN, ResNet-50-FPN",
