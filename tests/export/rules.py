@@ -32,7 +32,7 @@ SUPPORTED: Mapping[str, frozenset[int]] = {
     ),
     "DequantizeLinear": frozenset({TensorProto.INT8}),
     "QuantizeLinear": _FLOATS,
-    **dict.fromkeys(("ReduceMin", "Relu", "TopK"), _NUMBERS),
+    **dict.fromkeys(("ReduceMean", "ReduceMin", "Relu", "TopK"), _NUMBERS),
     **dict.fromkeys(("Concat", "Expand", "Gather", "GatherND", "Reshape", "Shape", "Slice"), _ALL),
     **dict.fromkeys(("Squeeze", "Transpose", "Unsqueeze", "Where"), _ALL),
 }
@@ -49,6 +49,7 @@ _SHAPING: Mapping[str, tuple[int, ...]] = {
     "Expand": (1,),
     "Pad": (1, 3),
     "Range": (0, 1, 2),
+    "ReduceMean": (1,),
     "ReduceMin": (1,),
     "Reshape": (1,),
     "Resize": (1, 2, 3),

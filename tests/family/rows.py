@@ -50,8 +50,6 @@ ROWS: Mapping[str, Callable[[], ModelDescription]] = {
     "Mask R-CNN, ResNeXt-101-32x8d-FPN": lambda: small_description("maskrcnn_resnext101_32x8d_fpn"),
     "Mask R-CNN, ResNeXt-101-64x4d-FPN": lambda: small_description("maskrcnn_resnext101_64x4d_fpn"),
     "Mask R-CNN, ResNet-50-C4": lambda: small_description("maskrcnn_resnet50_c4"),
-    "Mask R-CNN, MobileNetV2-FPN": "Mask R-CNN, ResNet-50-FPN",
-    "Faster R-CNN, ResNet-50-FPN": "Mask R-CNN, ResNet-50-FPN",
     "Mask R-CNN, ResNet-50-C4, conv5 of stride 1": lambda: small_description(
         "maskrcnn_resnet50_c4", head_stride=1
     ),
@@ -73,6 +71,8 @@ LIKE: Mapping[str, str] = {
     "Mask R-CNN, ResNet-101-FPN": "Mask R-CNN, ResNet-50-FPN",
     "Mask R-CNN, ResNeXt-101-32x8d-FPN": "Mask R-CNN, ResNet-50-FPN",
     "Mask R-CNN, ResNeXt-101-64x4d-FPN": "Mask R-CNN, ResNet-50-FPN",
+    "Mask R-CNN, MobileNetV2-FPN": "Mask R-CNN, ResNet-50-FPN",
+    "Faster R-CNN, ResNet-50-FPN": "Mask R-CNN, ResNet-50-FPN",
     "Mask R-CNN, ResNet-50-C4, conv5 of stride 1": "Mask R-CNN, ResNet-50-C4",
     "Mask R-CNN, ResNet-101-C4": "Mask R-CNN, ResNet-50-C4",
     "Keypoint R-CNN, ResNet-101-FPN": "Keypoint R-CNN, ResNet-50-FPN",

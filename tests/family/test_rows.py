@@ -4,8 +4,6 @@
 """
 
 import copy
-import ctypes
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,24 +54,6 @@ class Exported:
 
     path: Path
     onnx: Path
-
-
-@pytest.fixture(scope="module", autouse=True)
-def memory_is_kept() -> Iterator[None]:
-    """Else glibc returns every large array to the kernel and asks for its pages one by one again.
-
-    That was a third of the time. Where the C library is another one, nothing happens.
-    """
-    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
-    if set_option is None:
-        yield
-        return
-    most_maps, trim_threshold = -4, -1  # M_MMAP_MAX and M_TRIM_THRESHOLD of malloc.h
-    set_option(most_maps, 0)
-    set_option(trim_threshold, 2**31 - 1)
-    yield
-    set_option(most_maps, 65536)  # glibc's own values
-    set_option(trim_threshold, 128 * 1024)
 
 
 @pytest.fixture(scope="module", params=ROWS)
