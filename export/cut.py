@@ -5,10 +5,22 @@ from collections.abc import Sequence
 import onnx
 from onnx.utils import Extractor
 
+# Shapes follow from small constants alone; larger weights would be copied four times on the way.
+LARGEST_CONSTANT = 1024  # bytes
+
 
 def with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """`model` with the types of its inner values noted in it, as `cut` needs them."""
-    return onnx.shape_inference.infer_shapes(model, data_prop=True)
+    """`model`, with the types of its inner values noted in it, as `cut` needs them."""
+    heavy = [t for t in model.graph.initializer if len(t.raw_data) > LARGEST_CONSTANT]
+    weights = [tensor.raw_data for tensor in heavy]
+    for tensor in heavy:
+        tensor.ClearField("raw_data")
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    for tensor, data in zip(heavy, weights, strict=True):
+        tensor.raw_data = data
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(inferred.graph.value_info)
+    return model
 
 
 def cut(model: onnx.ModelProto, inputs: Sequence[str], outputs: Sequence[str]) -> onnx.ModelProto:

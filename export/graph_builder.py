@@ -11,6 +11,9 @@ OPSET = 18
 IR_VERSION = 10
 DOMAIN = "mrcnn"
 
+# The ops that pool regions: features of one type, of which the result is, and last the RoIs, float32.
+POOLINGS = frozenset({"MrcnnRoIAlign", "MrcnnRoIPool"})
+
 # A value's name, or a constant: Python ints become int64, floats float32.
 Operand = str | int | float | Sequence[int] | np.ndarray | None
 
@@ -87,7 +90,8 @@ class GraphBuilder:
         for tensor in graph.initializer:
             name = tensor.name if "." in tensor.name else f"{scope}/{tensor.name}"
             names[tensor.name] = name
-            self.initializers[name] = TensorProto.FromString(tensor.SerializeToString())
+            self.initializers[name] = TensorProto()
+            self.initializers[name].CopyFrom(tensor)
             self.initializers[name].name = name
         for node in graph.node:
             copy = NodeProto.FromString(node.SerializeToString())

@@ -16,7 +16,6 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from mrcnn.errors import MrcnnError
 from mrcnn.export.graph_builder import DOMAIN
 
 
@@ -24,15 +23,10 @@ def lower(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of an exported model for TensorRT's parser; inputs, outputs, metadata and weights stay.
 
     Every plugin node carries `plugin_version` and `plugin_namespace`, by which the parser finds it.
-
-    Raises:
-        MrcnnError: an op of ours is no plugin.
     """
     lowered = onnx.ModelProto()
     lowered.CopyFrom(model)
     del lowered.functions[:]
-    if any(node.op_type == "MrcnnRoIPool" for node in lowered.graph.node):
-        raise MrcnnError("RoIPool has no plugin for TensorRT: choose RoIAlign, or run it on ONNX Runtime")
     renamed: dict[str, str] = {}
     cast = _casts_of_bytes(lowered.graph)
     nodes: list[NodeProto] = []

@@ -1,7 +1,7 @@
 """The ops of the domain `mrcnn`, as nodes and as function bodies in standard ONNX operators.
 
-ONNX Runtime runs the bodies. For TensorRT the bodies are dropped: `MrcnnRoIAlign` and `MrcnnNMS` are
-plugins, `MrcnnTrim` and `MrcnnUntrim` are nothing but a reshape, since its shapes are fixed.
+ONNX Runtime runs the bodies. For TensorRT the bodies are dropped: `MrcnnRoIAlign`, `MrcnnRoIPool` and
+`MrcnnNMS` are plugins, `MrcnnTrim` and `MrcnnUntrim` are nothing but a reshape, since its shapes are fixed.
 
 Shapes below: B images, N candidates, K kept, R regions, C channels, L feature levels, S bins a side.
 """
@@ -77,6 +77,7 @@ def roi_pool(
         domain=DOMAIN,
         pooled_shape=[output_size, output_size],
         spatial_scale=float(spatial_scale),
+        **_PLUGIN,
     )[0]
 
 
@@ -92,7 +93,9 @@ def roi_pool_function() -> FunctionProto:
         spatial_scale=attribute_reference("spatial_scale", of="spatial_scale", kind=AttributeProto.FLOAT),
     )
     g.op("CastLike", pooled, "features", name="pooled")
-    return g.function("MrcnnRoIPool", ["features", "rois"], ["pooled"], ["pooled_shape", "spatial_scale"])
+    return g.function(
+        "MrcnnRoIPool", ["features", "rois"], ["pooled"], ["pooled_shape", "spatial_scale", *_PLUGIN]
+    )
 
 
 def roi_align_function(

@@ -15,6 +15,7 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from mrcnn.checkpoint import Checkpoint
 from mrcnn.description import LARGEST_SIDE, Deployment, ModelDescription, check_input
 from mrcnn.export import ops, stages
+from mrcnn.export.cut import LARGEST_CONSTANT
 from mrcnn.export.graph_builder import DOMAIN, IR_VERSION, OPSET, GraphBuilder
 from mrcnn.export.metadata import write_deployment
 from mrcnn.export.trace import BoxSegment, FeatureSegment, KeypointSegment, MaskSegment, trace
@@ -273,15 +274,19 @@ def _model_proto(
         info(name, helper.np_dtype_to_tensor_dtype(dtype), [batch, *shape[1:]])
         for name, (dtype, shape) in expected_outputs(deployment, rows=1, slots=rows).items()
     ]
+    inputs = [
+        info("images", pixel, [batch, height, width, 3]),
+        info("image_sizes", TensorProto.INT32, [batch, 2]),
+    ]
+    # Weights are inputs until the model is checked, which would copy them several times.
+    weights = [tensor for tensor in g.initializers.values() if len(tensor.raw_data) > LARGEST_CONSTANT]
+    places = [info(tensor.name, tensor.data_type, tensor.dims) for tensor in weights]
     graph = helper.make_graph(
         g.nodes,
         deployment.description.architecture,
-        [
-            info("images", pixel, [batch, height, width, 3]),
-            info("image_sizes", TensorProto.INT32, [batch, 2]),
-        ],
+        [*inputs, *places],
         outputs,
-        list(g.initializers.values()),
+        [tensor for tensor in g.initializers.values() if len(tensor.raw_data) <= LARGEST_CONSTANT],
     )
     proto = helper.make_model(
         graph,
@@ -292,4 +297,6 @@ def _model_proto(
     )
     write_deployment(proto, deployment)
     onnx.checker.check_model(proto, full_check=True)
+    del proto.graph.input[len(inputs) :]
+    proto.graph.initializer.extend(weights)
     return proto

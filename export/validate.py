@@ -53,11 +53,10 @@ def validate(path: Path, model: GeneralizedRCNN, deployment: Deployment) -> None
     Raises:
         MrcnnError: names, shapes or values differ; the line says which and by how much.
     """
-    proto = onnx.load(path)
     images, sizes = _images(deployment)
     feed = {"images": images, "image_sizes": sizes}
-    _check_names_and_shapes(_run(proto.SerializeToString(), feed), deployment, batch=len(images))
-    compare_stages(with_shapes(proto), model, deployment, images, sizes)
+    _check_names_and_shapes(_run(str(path), feed), deployment, batch=len(images))
+    compare_stages(with_shapes(onnx.load(path)), model, deployment, images, sizes)
 
 
 def compare_stages(
@@ -94,7 +93,8 @@ def _images(deployment: Deployment) -> tuple[np.ndarray, np.ndarray]:
     return images.astype(deployment.input_dtype), sizes
 
 
-def _run(model: bytes, inputs: Arrays) -> dict[str, np.ndarray]:
+def _run(model: bytes | str, inputs: Arrays) -> dict[str, np.ndarray]:
+    """The outputs of a serialised model, or of a file, by name."""
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3

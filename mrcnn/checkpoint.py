@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from mrcnn.description import ModelDescription
@@ -52,9 +53,10 @@ class Checkpoint:
             MrcnnError: the weights are not finite, or do not fit the description; the line names the key.
         """
         for name, tensor in self.state_dict.items():
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            if tensor.is_floating_point() and not _all_finite(tensor):
                 raise MrcnnError(f"the weights are damaged: {name!r} holds NaN or infinite values")
-        model = build_model(self.description)
+        with _NoRandomWeights():
+            model = build_model(self.description)
         try:
             missing, unexpected = model.load_state_dict(self.state_dict, strict=False)
         except RuntimeError as error:
@@ -78,6 +80,26 @@ class Checkpoint:
             digest.update(head.encode("utf-8", "backslashreplace"))
             digest.update(tensor.flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
+
+
+def _all_finite(tensor: Tensor) -> bool:
+    """Of the extremes alone, which are NaN where any value is: one pass, without a mask of the same size."""
+    return tensor.numel() == 0 or bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all())
+
+
+class _NoRandomWeights(TorchFunctionMode):
+    """Leaves weights as memory happens to hold them where a constructor would draw them: all are loaded next.
+
+    Drawing takes longer than reading them from a file, and would move on the program's generator.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        if func in (Tensor.normal_, Tensor.uniform_) or getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else given["tensor"]
+        return func(*args, **given)
 
 
 def save_checkpoint(

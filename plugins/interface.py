@@ -12,6 +12,7 @@ LINEAR, CHANNELS_LAST = range(2)  # MrcnnLayout
 AVG, MAX = range(2)  # MrcnnPoolMode
 
 MAX_LEVELS = 8
+MAX_BINS = 32  # a side, of RoIPool
 
 
 class FeatureLevel(Structure):
@@ -46,6 +47,22 @@ class RoIAlignParams(Structure):
     )
 
 
+class RoIPoolParams(Structure):
+    """`MrcnnRoIPoolParams`."""
+
+    _fields_ = (
+        ("batch", c_int32),
+        ("channels", c_int32),
+        ("height", c_int32),
+        ("width", c_int32),
+        ("rois_per_image", c_int32),
+        ("output_height", c_int32),
+        ("output_width", c_int32),
+        ("type", c_int32),
+        ("spatial_scale", c_float),
+    )
+
+
 class NMSParams(Structure):
     """`MrcnnNMSParams`."""
 
@@ -75,13 +92,16 @@ class ResizeParams(Structure):
 
 
 # Pointers to arrays are addresses, so that memory of a GPU can be passed as well as NumPy's.
-_ROI_ALIGN, _NMS, _RESIZE = POINTER(RoIAlignParams), POINTER(NMSParams), POINTER(ResizeParams)
+_ROI_ALIGN, _ROI_POOL = POINTER(RoIAlignParams), POINTER(RoIPoolParams)
+_NMS, _RESIZE = POINTER(NMSParams), POINTER(ResizeParams)
 FUNCTIONS: dict[str, tuple[type, tuple[type, ...]]] = {
     "mrcnnLastError": (c_char_p, ()),
     "mrcnnBuildInfo": (c_char_p, ()),
     "mrcnnRoIAlignCpu": (c_int32, (_ROI_ALIGN, c_void_p, c_void_p)),
     "mrcnnRoIAlignCuda": (c_int32, (_ROI_ALIGN, c_void_p, c_void_p, c_void_p)),
     "mrcnnRoIAlignLevelThresholds": (c_int32, (_ROI_ALIGN, c_void_p)),
+    "mrcnnRoIPoolCpu": (c_int32, (_ROI_POOL, *[c_void_p] * 3)),
+    "mrcnnRoIPoolCuda": (c_int32, (_ROI_POOL, *[c_void_p] * 4)),
     "mrcnnNMSCpu": (c_int32, (_NMS, *[c_void_p] * 5)),
     "mrcnnNMSCudaWorkspace": (c_int32, (_NMS, POINTER(c_size_t))),
     "mrcnnNMSCuda": (c_int32, (_NMS, *[c_void_p] * 6, c_size_t, c_void_p)),

@@ -113,6 +113,42 @@ class Kernels:
         self.roi_align_cpu(params, rois.ctypes.data, output.ctypes.data)
         return output
 
+    def roi_pool(
+        self,
+        features: NDArray[Any],
+        rois: NDArray[np.float32],
+        *,
+        output_size: tuple[int, int],
+        spatial_scale: float,
+    ) -> NDArray[Any]:
+        """Pools RoIs as Fast R-CNN does, on the CPU; see `roi_pool/README.md`.
+
+        Args:
+            features: (B, C, H, W) float32 or float16.
+            rois: (B, R, 4) float32 xyxy in pixels of the image.
+            output_size: bins from top to bottom, and from left to right.
+            spatial_scale: size of the features relative to the image.
+
+        Returns:
+            (B * R, C, *output_size) of the features' type.
+
+        Raises:
+            KernelError: an argument that the contract forbids.
+        """
+        features, rois = np.ascontiguousarray(features), np.ascontiguousarray(rois, np.float32)
+        params = roi_pool_params(
+            shape=features.shape,
+            rois_shape=rois.shape,
+            dtype=features.dtype,
+            output_size=output_size,
+            spatial_scale=spatial_scale,
+        )
+        # What the library refuses below needs no room.
+        size = tuple(bins if 0 < bins <= interface.MAX_BINS else 0 for bins in output_size)
+        output = np.empty((params.batch * params.rois_per_image, params.channels, *size), features.dtype)
+        self.roi_pool_cpu(params, features.ctypes.data, rois.ctypes.data, output.ctypes.data)
+        return output
+
     def nms(
         self,
         boxes: NDArray[np.float32],
@@ -210,6 +246,16 @@ class Kernels:
         thresholds = np.zeros(interface.MAX_LEVELS, np.float32)
         self._check(self._library.mrcnnRoIAlignLevelThresholds(params, thresholds.ctypes.data))
         return thresholds[: params.num_levels - 1]
+
+    def roi_pool_cpu(self, params: interface.RoIPoolParams, features: int, rois: int, output: int) -> None:
+        """`mrcnnRoIPoolCpu`."""
+        self._check(self._library.mrcnnRoIPoolCpu(params, features, rois, output))
+
+    def roi_pool_cuda(
+        self, params: interface.RoIPoolParams, features: int, rois: int, output: int, stream: int
+    ) -> None:
+        """`mrcnnRoIPoolCuda`; `stream` is a cudaStream_t."""
+        self._check(self._library.mrcnnRoIPoolCuda(params, features, rois, output, stream))
 
     def nms_cpu(
         self, params: interface.NMSParams, boxes: int, scores: int, group: int, indices: int, count: int
@@ -333,6 +379,33 @@ def roi_align_params(
     ):
         params.levels[i] = interface.FeatureLevel(address, height, width, scale)
     return params
+
+
+def roi_pool_params(
+    *,
+    shape: tuple[int, ...],
+    rois_shape: tuple[int, ...],
+    dtype: "np.dtype[Any]",
+    output_size: tuple[int, int],
+    spatial_scale: float,
+) -> interface.RoIPoolParams:
+    """The parameters of a call.
+
+    Args:
+        shape: (B, C, H, W) of the features.
+
+    Raises:
+        KernelError: shapes that do not belong together.
+    """
+    if dtype not in _TYPES:
+        raise KernelError(f"RoIPool: features must be float32 or float16 (got {dtype})")
+    if len(shape) != 4 or len(rois_shape) != 3 or rois_shape[::2] != (shape[0], 4):
+        raise KernelError(
+            f"RoIPool: features and rois must be (B, C, H, W) and (B, R, 4) (got {shape} and {rois_shape})"
+        )
+    if len(output_size) != 2:
+        raise KernelError(f"RoIPool: output_size must be (height, width) (got {output_size})")
+    return interface.RoIPoolParams(*shape, rois_shape[1], *output_size, _TYPES[dtype], spatial_scale)
 
 
 def resize_params(

@@ -16,7 +16,13 @@ from pathlib import Path
 from mrcnn.plugins import toolchain
 
 PLUGINS = Path(__file__).resolve().parent
-SOURCES = ("roi_align/roi_align.cu", "nms/nms.cu", "resize/resize.cu", "common/radix_sort.cu")
+SOURCES = (
+    "roi_align/roi_align.cu",
+    "roi_pool/roi_pool.cu",
+    "nms/nms.cu",
+    "resize/resize.cu",
+    "common/radix_sort.cu",
+)
 
 # Turing is the oldest that TensorRT 10 supports.
 _OLDEST = 75

@@ -63,6 +63,7 @@ def plan_check(settings: Settings) -> Plan:
     from mrcnn.benchmarks.gpu_check.check_nms import nms_tasks
     from mrcnn.benchmarks.gpu_check.check_resize import resize_tasks
     from mrcnn.benchmarks.gpu_check.check_roi_align import roi_align_tasks
+    from mrcnn.benchmarks.gpu_check.check_roi_pool import roi_pool_tasks
     from mrcnn.benchmarks.gpu_check.check_torchvision import torchvision_tasks
     from mrcnn.benchmarks.gpu_check.nms_cases import nms_cases
     from mrcnn.benchmarks.gpu_check.resize_cases import resize_cases
@@ -71,6 +72,7 @@ def plan_check(settings: Settings) -> Plan:
     bench = settings.bench()
     tasks = [
         *torchvision_tasks(bench),
+        *roi_pool_tasks(bench),
         *_alternating(
             list(roi_align_tasks(bench, roi_align_cases(quick=settings.quick))),
             list(nms_tasks(bench, nms_cases(quick=settings.quick))),

@@ -1,8 +1,8 @@
 """The timed workloads: our kernels in each layout against torchvision's CUDA operators, and the floor.
 
 The floor of a workload is the time in which the GPU copies as many bytes as must be read and written at
-least: the pixels that samples lie between, once, the RoIs or candidates, and the output. The resize is timed
-by `time_resize`.
+least: the pixels that samples lie between, once, the RoIs or candidates, and the output. The resize and
+RoIPool are timed by files of their own.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +18,7 @@ from mrcnn.benchmarks.gpu_check.device import Bench, Gpu
 from mrcnn.benchmarks.gpu_check.isolate import Record, Task, one_line
 from mrcnn.benchmarks.gpu_check.tables import REFERENCE
 from mrcnn.benchmarks.gpu_check.time_resize import resize_time_tasks
+from mrcnn.benchmarks.gpu_check.time_roi_pool import roi_pool_time_tasks
 from mrcnn.benchmarks.gpu_check.timing import Contender, copy_bandwidth, measure, sets_needed
 from mrcnn.benchmarks.gpu_check.workloads import Candidates
 from mrcnn.plugins import interface
@@ -67,6 +68,7 @@ def time_tasks(bench: Bench, *, quick: bool) -> Iterator[Task]:
     for name, load in NMS_LOADS.items():
         yield Task(name=name, run=partial(_time_nms, bench, load, rounds))
     yield from resize_time_tasks(bench, rounds=rounds, quick=quick)
+    yield from roi_pool_time_tasks(bench, rounds=rounds)
     if not quick:
         yield _roi_align_task(bench, torch.float16, 100, 14, rounds)
         yield _roi_align_task(bench, torch.float32, 1000, 7, rounds)

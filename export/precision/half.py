@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
 from mrcnn.errors import MrcnnError
+from mrcnn.export.graph_builder import POOLINGS
 from mrcnn.export.metadata import read_deployment, write_deployment
 from mrcnn.export.precision.layers import ACTIVATIONS, MOVES, WEIGHTED
 
@@ -36,7 +37,7 @@ MOST_ROUNDED = 2.0**-10
 _FOLLOWERS = ACTIVATIONS | MOVES | {"Add"}
 # These compute nothing: their readers decide.
 _MOVES = {"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Gather"}
-_Q, _DQ, _POOLING = "QuantizeLinear", "DequantizeLinear", "MrcnnRoIAlign"
+_Q, _DQ = "QuantizeLinear", "DequantizeLinear"
 # These read a value of any type for its shape.
 _SHAPES = {"Shape", "Size"}
 
@@ -157,7 +158,7 @@ def typed_inputs(node: NodeProto) -> list[str]:
         places = node.input[1:2]
     elif node.op_type == _Q:
         places = node.input[:2]
-    elif node.op_type == _POOLING:
+    elif node.op_type in POOLINGS:
         places = node.input[:-1]
     else:
         places = node.input[:]
@@ -187,7 +188,7 @@ def _candidates(graph: GraphProto) -> set[str]:
         among = [name in dense for name in read]
         if (
             node.op_type in WEIGHTED | {_DQ}
-            or (node.op_type in {_Q, _POOLING} and any(among))
+            or (node.op_type in POOLINGS | {_Q} and any(among))
             or (
                 node.op_type in _FOLLOWERS | _MOVES
                 and any(among)

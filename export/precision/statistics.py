@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from mrcnn.errors import MrcnnError
+from mrcnn.export.graph_builder import POOLINGS
 from mrcnn.export.precision.layers import GraphView
 
 Floats = NDArray[np.float32]
@@ -206,7 +207,7 @@ def _behind_pooling(view: GraphView) -> dict[str, tuple[str, ...]]:
     for node in view.model.graph.node:
         if node.op_type == "MrcnnTrim":
             counts[node.output[0]] = (node.input[1],)
-        elif node.op_type == "MrcnnRoIAlign":
+        elif node.op_type in POOLINGS:
             counts[node.output[0]] = counts.get(node.input[-1], ())
         elif node.output[0] in view.dense or node.op_type in ("Reshape", "Flatten"):
             inherited = {count for name in node.input if name in counts for count in counts[name]}

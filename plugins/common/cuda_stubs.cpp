@@ -4,6 +4,7 @@
 #include "nms/nms.h"
 #include "resize/resize.h"
 #include "roi_align/roi_align.h"
+#include "roi_pool/roi_pool.h"
 
 namespace {
 
@@ -15,6 +16,10 @@ MrcnnStatus not_built() {
 }  // namespace
 
 MrcnnStatus mrcnnRoIAlignCuda(const MrcnnRoIAlignParams*, const float*, void*, void*) { return not_built(); }
+
+MrcnnStatus mrcnnRoIPoolCuda(const MrcnnRoIPoolParams*, const void*, const float*, void*, void*) {
+    return not_built();
+}
 
 MrcnnStatus mrcnnNMSCudaWorkspace(const MrcnnNMSParams*, size_t*) { return not_built(); }
 

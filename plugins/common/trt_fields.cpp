@@ -86,6 +86,17 @@ std::vector<float> FieldReader::reals(const char* name, std::int32_t most) {
     return values;
 }
 
+std::vector<std::int32_t> FieldReader::integers(const char* name, std::int32_t count) {
+    const PluginField& field = find(name, PluginFieldType::kINT32);
+    if (field.length != count) {
+        throw PluginError(quoted(name) + " must be " + std::to_string(count) + " numbers (got " +
+                          std::to_string(field.length) + ")");
+    }
+    std::vector<std::int32_t> values(static_cast<std::size_t>(count));
+    std::memcpy(values.data(), field.data, values.size() * sizeof(std::int32_t));
+    return values;
+}
+
 std::string FieldReader::text(const char* name) {
     const PluginField& field = find(name, PluginFieldType::kCHAR);
     const auto* characters = static_cast<const char*>(field.data);

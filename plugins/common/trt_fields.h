@@ -28,7 +28,8 @@ class FieldReader {
 
     std::int32_t integer(const char* name);
     float real(const char* name);
-    std::vector<float> reals(const char* name, std::int32_t most);  // 1 to `most` values
+    std::vector<float> reals(const char* name, std::int32_t most);             // 1 to `most` values
+    std::vector<std::int32_t> integers(const char* name, std::int32_t count);  // exactly so many
     std::string text(const char* name);
 
     // Throws PluginError if there are fields that nobody asked for.
@@ -53,6 +54,10 @@ inline nvinfer1::PluginField field(const char* name, const float* value) {
 }
 inline nvinfer1::PluginField field(const char* name, const std::vector<float>* values) {
     return {name, values->data(), nvinfer1::PluginFieldType::kFLOAT32,
+            static_cast<std::int32_t>(values->size())};
+}
+inline nvinfer1::PluginField field(const char* name, const std::vector<std::int32_t>* values) {
+    return {name, values->data(), nvinfer1::PluginFieldType::kINT32,
             static_cast<std::int32_t>(values->size())};
 }
 inline nvinfer1::PluginField field(const char* name, const std::string* value) {

@@ -10,7 +10,7 @@ from mrcnn.errors import MissingRequirementError, install_command
 from mrcnn.plugins.toolchain import AGAIN
 
 # The ops of the domain `mrcnn` that a plan may hold as plugins, in the registry's namespace of the same name.
-PLUGINS = ("MrcnnRoIAlign", "MrcnnNMS")
+PLUGINS = ("MrcnnRoIAlign", "MrcnnRoIPool", "MrcnnNMS")
 NAMESPACE = "mrcnn"
 
 _INSTALL = f"{install_command('tensorrt')}, on a Jetson: sudo apt install python3-libnvinfer"
@@ -139,7 +139,7 @@ def load_plugins(trt: Any, library: Path, *, version: str) -> Any:
         absent = _absent(registry, version)
     if absent:
         raise MissingRequirementError(
-            f"{library}: TensorRT {trt.__version__} does not find {' and '.join(absent)} in it: run {AGAIN}"
+            f"{library}: TensorRT {trt.__version__} does not find {_listed(absent)} in it: run {AGAIN}"
         )
     return handle
 
@@ -152,6 +152,11 @@ def unload_plugins(trt: Any, handle: Any) -> None:
     if handle is not None:
         with _once:
             trt.get_plugin_registry().deregister_library(handle)
+
+
+def _listed(names: list[str]) -> str:
+    """ "A, B and C" """
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def _absent(registry: Any, version: str) -> list[str]:

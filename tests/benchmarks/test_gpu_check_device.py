@@ -67,6 +67,16 @@ class HostKernels(Kernels):
     def roi_align_cuda(self, params: interface.RoIAlignParams, rois: int, output: int, stream: int) -> None:  # noqa: ARG002
         self.roi_align_cpu(params, rois, output)
 
+    def roi_pool_cuda(
+        self,
+        params: interface.RoIPoolParams,
+        features: int,
+        rois: int,
+        output: int,
+        stream: int,  # noqa: ARG002
+    ) -> None:
+        self.roi_pool_cpu(params, features, rois, output)
+
     def nms_cuda_workspace(self, params: interface.NMSParams) -> int:
         return 64 * params.batch * params.candidates + 256
 

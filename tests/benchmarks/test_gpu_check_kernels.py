@@ -14,6 +14,7 @@ from mrcnn.benchmarks.gpu_check import (
     check_nms,
     check_resize,
     check_roi_align,
+    check_roi_pool,
     check_torchvision,
 )
 from mrcnn.benchmarks.gpu_check.device import Bench
@@ -136,6 +137,25 @@ class TestRoIAlign:
         assert failures[0].startswith(
             "1 of 15680 values are wrong, the worst at roi 0, y 0, x 0, channel 7: nan"
         )
+
+
+class TestRoIPool:
+    @pytest.mark.parametrize("case", list(check_roi_pool.roi_pool_cases()), ids=lambda case: case.name)
+    def test_right_is_right(self, case: check_roi_pool.RoIPoolCase) -> None:
+        kernels = HostKernels()
+        prepared = check_roi_pool.prepare(replace(case, channels=min(case.channels, 5)), kernels)
+        assert check_roi_pool.check(Bench(HostGpu(), kernels), prepared)["failures"] == []
+
+    def test_a_wrong_value_is_found_by_both(self) -> None:
+        class Wrong(HostKernels):
+            def roi_pool_cuda(self, params: Any, features: int, rois: int, output: int, stream: int) -> None:
+                super().roi_pool_cuda(params, features, rois, output, stream)
+                memory(output, 49, np.float32)[8] += 1
+
+        prepared = check_roi_pool.prepare(check_roi_pool.RoIPoolCase(channels=2), HostKernels())
+        failures = check_roi_pool.check(Bench(HostGpu(), Wrong()), prepared)["failures"]
+        assert [line.split(" of ")[0] for line in failures] == ["1", "against torchvision: 1"]
+        assert "roi 0, channel 0, y 1, x 1" in failures[0]
 
 
 class TestNMS:

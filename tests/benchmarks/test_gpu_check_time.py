@@ -9,7 +9,7 @@ pytest.importorskip("torch")
 
 import torch
 
-from mrcnn.benchmarks.gpu_check import time_kernels, time_resize, timing, workloads
+from mrcnn.benchmarks.gpu_check import time_kernels, time_resize, time_roi_pool, timing, workloads
 from mrcnn.benchmarks.gpu_check.device import Bench
 from mrcnn.benchmarks.gpu_check.isolate import Task
 from mrcnn.benchmarks.gpu_check.timing import Contender, measure
@@ -240,6 +240,24 @@ class TestKernels:
         (failure,) = time_resize.time_resize(Bench(HostGpu(), Swapped()), load, 1, None)["failures"]
         assert " of 12288 values are wrong" in failure
 
+    def test_roi_pool_is_timed_and_makes_what_torchvision_makes(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(time_roi_pool, "CHANNELS", 3)
+        record = time_roi_pool.time_roi_pool(Bench(HostGpu(), HostKernels()), torch.float32, 1, None)
+        assert record["failures"] == []
+        assert set(record["contenders"]) == {"ours", "torchvision"}
+        assert record["floor_bytes"] == 4 * (3 * 50 * 84 + 300 * 4 + 300 * 3 * 49)
+
+        class Coarser(HostKernels):
+            def roi_pool_cuda(self, params: Any, *others: int) -> None:
+                params.spatial_scale /= 2
+                super().roi_pool_cuda(params, *others)
+
+        bench = Bench(HostGpu(), Coarser())
+        (failure,) = time_roi_pool.time_roi_pool(bench, torch.float32, 1, None)["failures"]
+        assert "values are wrong" in failure
+
     def test_what_is_wrong_is_said_though_it_is_timed(self) -> None:
         def meddle(_: Any, a: dict[str, int]) -> None:
             memory(a["count"], 1, np.int32)[0] -= 1
@@ -267,3 +285,4 @@ class TestKernels:
         assert set(quick) < set(full)
         assert len([name for name in full if name.startswith("RoIAlign")]) == 4
         assert len([name for name in full if name.startswith("Resize")]) == 3
+        assert len([name for name in full if name.startswith("RoIPool")]) == 2

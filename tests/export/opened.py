@@ -56,7 +56,10 @@ def open_at_plugins(lowered: onnx.ModelProto) -> onnx.ModelProto:
 def channels(model: onnx.ModelProto) -> int:
     """Channels of the feature levels: those of the last convolution that makes level 0."""
     makers = {name: node for node in model.graph.node for name in node.output}
-    name = makers["features.0"].input[1]
+    node = makers["features.0"]
+    while node.op_type != "Conv":  # an activation or a sum, whose first part is a convolution's
+        node = makers[node.input[0]]
+    name = node.input[1]
     name = makers[name].input[0] if name in makers else name  # weights in INT8
     weight = next(t for t in model.graph.initializer if t.name == name)
     return int(weight.dims[0])
@@ -76,6 +79,6 @@ def _results(
     per_image = rule.detections.detections_per_image
     if node.name == "box/pooled":
         per_image = rule.proposals.post_nms_top_n
-    size = attributes["output_size"]
-    shape = [deployment.batch * per_image, channels(model), size, size]
+    height, width = attributes.get("pooled_shape") or [attributes["output_size"]] * 2
+    shape = [deployment.batch * per_image, channels(model), height, width]
     return {node.output[0]: (types[node.input[0]], shape)}

@@ -11,7 +11,7 @@ import onnx_ir
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 from onnxscript import optimizer
 
-from mrcnn.export.graph_builder import DOMAIN
+from mrcnn.export.graph_builder import DOMAIN, POOLINGS
 
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16})
 _NUMBERS = _FLOATS | {TensorProto.INT32, TensorProto.INT64}
@@ -32,7 +32,7 @@ SUPPORTED: Mapping[str, frozenset[int]] = {
     ),
     "DequantizeLinear": frozenset({TensorProto.INT8}),
     "QuantizeLinear": _FLOATS,
-    **dict.fromkeys(("ReduceMin", "Relu", "TopK"), _NUMBERS),
+    **dict.fromkeys(("ReduceMean", "ReduceMin", "Relu", "TopK"), _NUMBERS),
     **dict.fromkeys(("Concat", "Expand", "Gather", "GatherND", "Reshape", "Shape", "Slice"), _ALL),
     **dict.fromkeys(("Squeeze", "Transpose", "Unsqueeze", "Where"), _ALL),
 }
@@ -49,6 +49,7 @@ _SHAPING: Mapping[str, tuple[int, ...]] = {
     "Expand": (1,),
     "Pad": (1, 3),
     "Range": (0, 1, 2),
+    "ReduceMean": (1,),
     "ReduceMin": (1,),
     "Reshape": (1,),
     "Resize": (1, 2, 3),
@@ -220,7 +221,7 @@ def unknown_dimensions(whole: onnx.ModelProto) -> list[str]:
 
 def _of_one_type(node: NodeProto, opset: int) -> Iterator[list[str]]:
     """Sets of values that share a type by ONNX's, or the plugin's, definition of the operator."""
-    if node.op_type == "MrcnnRoIAlign":
+    if node.op_type in POOLINGS:
         yield [*node.input[:-1], *node.output]
     elif node.op_type == "MrcnnNMS":
         yield [*node.input[:2]]

@@ -21,7 +21,7 @@ from mrcnn.plugins import toolchain
 from tests.runtime.engine.simulated_device import SimulatedDevice
 from tests.runtime.engine.simulated_tensorrt import MAGIC, Runtime, SimulatedTensorrt
 
-PLUGINS = "MrcnnRoIAlign MrcnnNMS"
+PLUGINS = "MrcnnRoIAlign MrcnnRoIPool MrcnnNMS"
 CACHE = b"simulated timing cache: "
 
 

@@ -54,7 +54,7 @@ def _nms(g: GraphBuilder, node: NodeProto, attributes: dict[str, Any], _: int) -
     g.op("ReduceSum", exists, [1], keepdims=0, name=count)
 
 
-def _roi_align(g: GraphBuilder, node: NodeProto, attributes: dict[str, Any], depth: int) -> None:
+def _pool(g: GraphBuilder, node: NodeProto, attributes: dict[str, Any], depth: int) -> None:
     """L features (B, C, Hl, Wl) and RoIs (B, R, 4) → (B·R, C, S, S), by the features' means.
 
     As the plugin, it takes features of another type than the RoIs', and gives what the features are.
@@ -66,9 +66,9 @@ def _roi_align(g: GraphBuilder, node: NodeProto, attributes: dict[str, Any], dep
     mean = _float(g, mean)
     per_roi = g.op("Unsqueeze", g.op("ReduceMin", rois, [-1], keepdims=0), [2, 3, 4])
     pooled = g.op("Mul", g.op("Unsqueeze", mean, [1]), per_roi)
-    size = attributes["output_size"]
-    spread = g.op("Expand", pooled, [1, 1, depth, size, size])
-    rows = g.op("Reshape", spread, [-1, depth, size, size])
+    height, width = attributes.get("pooled_shape") or [attributes["output_size"]] * 2
+    spread = g.op("Expand", pooled, [1, 1, depth, height, width])
+    rows = g.op("Reshape", spread, [-1, depth, height, width])
     g.op("CastLike", rows, features[0], name=node.output[0])
 
 
@@ -78,5 +78,6 @@ def _float(g: GraphBuilder, value: str) -> str:
 
 _STAND_INS: dict[str, Callable[[GraphBuilder, NodeProto, dict[str, Any], int], None]] = {
     "MrcnnNMS": _nms,
-    "MrcnnRoIAlign": _roi_align,
+    "MrcnnRoIAlign": _pool,
+    "MrcnnRoIPool": _pool,
 }

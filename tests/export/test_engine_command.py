@@ -370,7 +370,7 @@ def test_a_failing_build_keeps_the_engine_that_was_there(trt: SimulatedBuilding,
 def test_plugins_that_are_not_found(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "plugins.so").write_text("Others")
     assert main(["export", str(model)]) == 3
-    assert "does not find MrcnnRoIAlign and MrcnnNMS in it" in capsys.readouterr().err
+    assert "does not find MrcnnRoIAlign, MrcnnRoIPool and MrcnnNMS in it" in capsys.readouterr().err
     assert files(model.parent) == {"model.onnx"}
 
 

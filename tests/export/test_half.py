@@ -175,12 +175,12 @@ def test_a_weight_that_both_read_is_there_in_both_types() -> None:
     assert (found["w"], found["w/half"]) == (FLOAT, HALF)
 
 
-def pooling(levels: int = 2) -> onnx.ModelProto:
+def pooling(levels: int = 2, op: str = "MrcnnRoIAlign") -> onnx.ModelProto:
     """Two convolutions make the levels that RoIs are pooled from, without the body."""
     g = GraphBuilder()
     weight = g.parameter("w", np.ones((2, 2, 1, 1), np.float32))
     features = [g.op("Conv", f"x{i}", weight, name=f"level{i}") for i in range(levels)]
-    pooled = g.ops("MrcnnRoIAlign", *features, "rois", names=["pooled"], domain=DOMAIN)[0]
+    pooled = g.ops(op, *features, "rois", names=["pooled"], domain=DOMAIN)[0]
     g.op("Conv", pooled, weight, name="last")
     g.op("Softmax", "last", name="y")
     ends = {f"x{i}": [1, 2, 3, 3] for i in range(levels)} | {"rois": [1, 1, 4]}
@@ -192,6 +192,7 @@ def test_levels_are_of_one_type_and_rois_stay_float() -> None:
         return [str(name) for n in model.graph.node if n.domain == DOMAIN for name in n.input]
 
     assert read(to_half(pooling())) == ["level0", "level1", "rois"]
+    assert read(to_half(pooling(1, op="MrcnnRoIPool"))) == ["level0", "rois"]
     kept = to_half(pooling(), keep=["level1"])
     assert read(kept) == ["level0", "level1/half", "rois"]
     assert casts(kept) == ["x0/half", "level1/half", "last/float"]

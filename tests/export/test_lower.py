@@ -1,6 +1,7 @@
 """The graph for TensorRT: what it holds, what it does not, and that it computes the same."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from mrcnn.export.graph_builder import DOMAIN
 from mrcnn.export.lower import lower, plugin_nodes
 from mrcnn.export.to_onnx import InputRule, build_graph
 from mrcnn.families import describe
-from mrcnn.models import architectures, build_model
+from mrcnn.models import build_model
 from mrcnn.runtime.engine.tensorrt import PLUGINS
 from tests.export import rules
 from tests.export.stand_ins import with_stand_ins
@@ -24,12 +25,17 @@ COMPACT = "maskrcnn_mobilenet_v2_fpn"
 STATIC = InputRule(size=(128, 192), batch=2)
 DYNAMIC = InputRule()
 
+# One of each kind: of `tests/family`, where all are lowered, too. The last one pools by RoIPool.
+KINDS = (
+    *("maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2", "keypointrcnn_resnet50_fpn"),
+    *("maskrcnn_resnet50_c4", "maskrcnn_mobilenet_v2", "fasterrcnn_vgg16"),
+)
 CASES = {
     "compact-static": (COMPACT, STATIC),
     "compact-dynamic": (COMPACT, DYNAMIC),
     "compact-static-uint8": (COMPACT, InputRule(size=(160, 160), batch=1, dtype="uint8")),
-    **{f"{name}-static": (name, STATIC) for name in architectures() if name != COMPACT},
-    **{f"{name}-dynamic": (name, DYNAMIC) for name in architectures() if name != COMPACT},
+    **{f"{name}-static": (name, STATIC) for name in KINDS},
+    **{f"{name}-dynamic": (name, DYNAMIC) for name in KINDS},
 }
 COMPACTS = [name for name in CASES if name.startswith("compact")]
 
@@ -41,6 +47,8 @@ def exported(request: pytest.FixtureRequest, compact_checkpoint: Checkpoint) -> 
         description, network = compact_checkpoint.description, compact_checkpoint.build()
     else:
         description = describe(architecture, ("__background__", "thing", "object"))
+        if "vgg16" in architecture:
+            description = replace(description, rois=replace(description.rois, mode="pool"))
         network = build_model(description).eval()
     model, _ = build_graph(network, description, inputs, "0" * 64)
     return model
@@ -85,7 +93,8 @@ def test_no_shape_depends_on_data(whole: onnx.ModelProto, lowered: onnx.ModelPro
 def test_plugins_are_found_by_name_version_and_namespace(lowered: onnx.ModelProto) -> None:
     plugins = [node for node in lowered.graph.node if node.domain == DOMAIN]
     heads = 2 if {output.name for output in lowered.graph.output} & {"masks", "keypoints"} else 1
-    assert sorted(plugin_nodes(lowered).values()) == ["MrcnnNMS"] * 2 + ["MrcnnRoIAlign"] * heads
+    pooling = "MrcnnRoIPool" if lowered.graph.name == "fasterrcnn_vgg16" else "MrcnnRoIAlign"
+    assert sorted(plugin_nodes(lowered).values()) == ["MrcnnNMS"] * 2 + [pooling] * heads
     for node in plugins:
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         assert attributes["plugin_version"] == ops.PLUGIN_VERSION.encode()
@@ -105,6 +114,7 @@ def test_a_plugin_gets_the_attributes_that_its_creator_asks_for(lowered: onnx.Mo
             "canonical_size": float,
             "canonical_level": int,
         },
+        "MrcnnRoIPool": {"pooled_shape": list, "spatial_scale": float},
         "MrcnnNMS": {"iou_threshold": float, "score_threshold": float, "max_output": int},
     }
     for node in lowered.graph.node:

@@ -293,18 +293,33 @@ class TestRoiAlign:
         pooled = run_roi_align(levels, rois, scales=scales, aligned=aligned, mode=mode)
         np.testing.assert_allclose(pooled, expected.numpy(), atol=ROI_ALIGN_TOLERANCE)
 
-    def test_roi_pool_equals_torchvisions(self) -> None:
+    @pytest.mark.parametrize("dtype", [np.float32, np.float16])
+    @pytest.mark.parametrize("step", [1e-3, 8], ids=["anywhere", "at halves of pixels"])
+    def test_roi_pool_equals_torchvisions(self, dtype: type, step: float) -> None:
         rng = np.random.default_rng(8)
-        features = rng.standard_normal((2, 5, 16, 20)).astype(np.float32)
+        features = rng.standard_normal((2, 5, 16, 20)).astype(dtype)
         corner = rng.uniform(-20, 200, (2, 50, 2))
         rois = np.concatenate([corner, corner + np.exp(rng.uniform(0, 6, (2, 50, 2)))], 2).astype(np.float32)
 
         def build(g: GraphBuilder) -> list[str]:
             return [ops.roi_pool(g, "f", "rois", output_size=7, spatial_scale=1 / 16, name="pooled")]
 
+        rois = (np.round(rois / step) * step).astype(np.float32)
         (pooled,) = run(build, {"f": features, "rois": rois}, ops.roi_pool_function())
-        expected = roi_pool(torch.from_numpy(features), [torch.from_numpy(r) for r in rois], 7, 1 / 16)
+        expected = roi_pool(torch.from_numpy(features).float(), list(map(torch.from_numpy, rois)), 7, 1 / 16)
+        assert pooled.dtype == dtype
         np.testing.assert_array_equal(pooled, expected.numpy())
+
+    def test_roi_pool_is_found_as_a_plugin(self) -> None:
+        g = GraphBuilder()
+        ops.roi_pool(g, "f", "rois", output_size=7, spatial_scale=1 / 16, name="pooled")
+        attributes = {a.name: helper.get_attribute_value(a) for a in g.nodes[0].attribute}
+        assert attributes == {
+            "pooled_shape": [7, 7],
+            "spatial_scale": 1 / 16,
+            "plugin_version": b"1",
+            "plugin_namespace": b"mrcnn",
+        }
 
     @pytest.mark.parametrize("scales", [SCALES, SCALES[:1]], ids=["four levels", "one level"])
     def test_float16_features_are_pooled_in_float32_and_rounded_once(self, scales: tuple[float, ...]) -> None:

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import torch
+from torch import Tensor
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.resnet import Bottleneck
 
@@ -23,13 +25,13 @@ def small_description(architecture: str, **rois: Any) -> ModelDescription:
         architecture,
         CLASSES,
         resize=ResizeRule(min_size=96, max_size=160),
-        detections=DetectionRule(detections_per_image=20),
+        detections=DetectionRule(detections_per_image=4),
         width=0.5 if "mobilenet" in architecture else 1.0,
     )
     rule = description.proposals
     return replace(
         description,
-        proposals=ProposalRule(pre_nms_top_n=200, post_nms_top_n=50, nms_threshold=rule.nms_threshold),
+        proposals=ProposalRule(pre_nms_top_n=200, post_nms_top_n=8, nms_threshold=rule.nms_threshold),
         rois=replace(description.rois, **rois),
     )
 
@@ -42,8 +44,8 @@ def matterport() -> ModelDescription:
 
 ROWS: Mapping[str, Callable[[], ModelDescription]] = {
     "Mask R-CNN, ResNet-50-FPN": lambda: small_description("maskrcnn_resnet50_fpn"),
-    "Mask R-CNN, ResNet-50-FPN v2": lambda: small_description("maskrcnn_resnet50_fpn_v2"),
     "Mask R-CNN, ResNet-50-FPN, padded to a square": matterport,
+    "Mask R-CNN, ResNet-50-FPN v2": lambda: small_description("maskrcnn_resnet50_fpn_v2"),
     "Mask R-CNN, ResNet-101-FPN": lambda: small_description("maskrcnn_resnet101_fpn"),
     "Mask R-CNN, ResNeXt-101-32x8d-FPN": lambda: small_description("maskrcnn_resnext101_32x8d_fpn"),
     "Mask R-CNN, ResNeXt-101-64x4d-FPN": lambda: small_description("maskrcnn_resnext101_64x4d_fpn"),
@@ -63,11 +65,41 @@ ROWS: Mapping[str, Callable[[], ModelDescription]] = {
 }
 
 
+# Rows with no stage that another one lacks: they have another trunk, pooling or resize, or no masks.
+LIKE: Mapping[str, str] = {
+    "Mask R-CNN, ResNet-50-FPN, padded to a square": "Mask R-CNN, ResNet-50-FPN",
+    "Mask R-CNN, ResNet-101-FPN": "Mask R-CNN, ResNet-50-FPN",
+    "Mask R-CNN, ResNeXt-101-32x8d-FPN": "Mask R-CNN, ResNet-50-FPN",
+    "Mask R-CNN, ResNeXt-101-64x4d-FPN": "Mask R-CNN, ResNet-50-FPN",
+    "Mask R-CNN, MobileNetV2-FPN": "Mask R-CNN, ResNet-50-FPN",
+    "Faster R-CNN, ResNet-50-FPN": "Mask R-CNN, ResNet-50-FPN",
+    "Mask R-CNN, ResNet-50-C4, conv5 of stride 1": "Mask R-CNN, ResNet-50-C4",
+    "Mask R-CNN, ResNet-101-C4": "Mask R-CNN, ResNet-50-C4",
+    "Keypoint R-CNN, ResNet-101-FPN": "Keypoint R-CNN, ResNet-50-FPN",
+    "Faster R-CNN, VGG-16, RoIAlign (max)": "Faster R-CNN, VGG-16, RoIAlign",
+    "Faster R-CNN, VGG-16, RoIPool": "Faster R-CNN, VGG-16, RoIAlign",
+}
+
+
+def plugins_of(description: ModelDescription) -> list[str]:
+    """The plugins of the lowered graph: one pooling for each head, and NMS for proposals and detections."""
+    pooling = "MrcnnRoIPool" if description.rois.mode == "pool" else "MrcnnRoIAlign"
+    heads = 1 if description.detector == "fasterrcnn" else 2
+    return [pooling] * heads + ["MrcnnNMS"] * 2
+
+
 def checkpoint_of(description: ModelDescription, *, seed: int = 0) -> Checkpoint:
+    weights = settled_weights(description.architecture, seed)
+    return Checkpoint(description=description, state_dict=weights, training={})
+
+
+@lru_cache(maxsize=1)
+def settled_weights(architecture: str, seed: int) -> Mapping[str, Tensor]:
+    """Of `small_description(architecture)`; poolings and resizes have none."""
     torch.manual_seed(seed)
-    model = build_model(description)
+    model = build_model(small_description(architecture))
     settle_norms(model)
-    return Checkpoint(description=description, state_dict=model.state_dict(), training={})
+    return model.state_dict()
 
 
 @torch.no_grad()
@@ -83,14 +115,12 @@ def settle_norms(model: GeneralizedRCNN) -> None:
         torch.nn.init.normal_(model.roi_heads.keypoint_predictor.kps_score_lowres.bias)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = None  # the mean over all passes
+            module.momentum = 1.0  # the statistics of the last pass
         if isinstance(module, Bottleneck):
             module.bn3.weight.fill_(0.2)
     heads = model.roi_heads
-    for _ in range(2):
-        maps = feature_maps(model, torch.randn(2, 3, 96, 128))
-        channels = next(iter(maps.values())).shape[1]
-        for pool, head in ((heads.box_roi_pool, heads.box_head), (heads.mask_roi_pool, heads.mask_head)):
-            if head is not None:
-                head(torch.randn(8, channels, *pool.output_size))
+    channels = next(iter(feature_maps(model, torch.randn(2, 3, 96, 128)).values())).shape[1]
+    for pool, head in ((heads.box_roi_pool, heads.box_head), (heads.mask_roi_pool, heads.mask_head)):
+        if head is not None and any(isinstance(part, torch.nn.BatchNorm2d) for part in head.modules()):
+            head(torch.randn(4, channels, *pool.output_size))
     model.eval()

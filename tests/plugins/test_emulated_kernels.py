@@ -13,7 +13,13 @@ import pytest
 from numpy.typing import NDArray
 
 from mrcnn.plugins import interface
-from mrcnn.plugins.kernels import Kernels, resize_params, roi_align_params, stored_channels
+from mrcnn.plugins.kernels import (
+    Kernels,
+    resize_params,
+    roi_align_params,
+    roi_pool_params,
+    stored_channels,
+)
 from tests.plugins.emulation.build import as_cpp, build
 from tests.plugins.test_resize import Dtype, FencedImage, Size, expected, noise
 from tests.plugins.test_roi_align import SCALES, STRANGE, pyramid, random_rois, to_channels_last
@@ -118,6 +124,45 @@ def test_roi_align_equals_the_cpu(emulated: Kernels, case: tuple[Any, ...]) -> N
     emulated.roi_align_cpu(params, given.address, expected.address)
     ours.check()
     assert np.abs(ours.array.astype(np.float64) - expected.array).max() <= TOLERANCE
+
+
+# RoIPool -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("dtype", "batch", "channels", "output_size"),
+    [
+        (np.float32, 2, 5, (7, 7)),
+        (np.float16, 1, 130, (7, 7)),  # three slabs of channels, the last one not full
+        (np.float32, 3, 64, (1, 1)),
+        (np.float32, 1, 2, (32, 32)),
+        (np.float16, 2, 3, (3, 5)),
+    ],
+)
+@pytest.mark.usefixtures("order")
+def test_roi_pool_equals_the_cpu_bit_by_bit(
+    emulated: Kernels, dtype: Any, batch: int, channels: int, output_size: tuple[int, int]
+) -> None:
+    rng = np.random.default_rng(channels)
+    features = rng.standard_normal((batch, channels, 9, 14), np.float32).astype(dtype)
+    features[:, :, 2, 3] = np.nan
+    rois = random_rois(rng, batch=batch, count=8, size=64)
+    strange = np.array(list(STRANGE.values()), np.float32)
+    rois = np.concatenate([rois, np.broadcast_to(strange, (batch, *strange.shape))], axis=1)
+    params = roi_pool_params(
+        shape=features.shape,
+        rois_shape=rois.shape,
+        dtype=features.dtype,
+        output_size=output_size,
+        spatial_scale=1 / 8,
+    )
+    shape = (batch * rois.shape[1], channels, *output_size)
+    ours, expected, given = Guarded(shape, dtype), Guarded(shape, dtype), Guarded(rois.shape, np.float32)
+    given.array[:] = rois
+    emulated.roi_pool_cuda(params, features.ctypes.data, given.address, ours.address, 0)
+    emulated.roi_pool_cpu(params, features.ctypes.data, given.address, expected.address)
+    ours.check()
+    assert ours.array.tobytes() == expected.array.tobytes()
 
 
 # NMS -----------------------------------------------------------------------------------------------------

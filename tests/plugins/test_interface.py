@@ -12,11 +12,12 @@ from mrcnn.plugins.kernels import kernels_path
 from tests.conftest import REPOSITORY
 
 PLUGINS = REPOSITORY / "plugins"
-HEADERS = ("common/status.h", "roi_align/roi_align.h", "nms/nms.h", "resize/resize.h")
+HEADERS = ("common/status.h", "roi_align/roi_align.h", "roi_pool/roi_pool.h", "nms/nms.h", "resize/resize.h")
 
 STRUCTS: dict[str, type[ctypes.Structure]] = {
     "MrcnnFeatureLevel": interface.FeatureLevel,
     "MrcnnRoIAlignParams": interface.RoIAlignParams,
+    "MrcnnRoIPoolParams": interface.RoIPoolParams,
     "MrcnnNMSParams": interface.NMSParams,
     "MrcnnResizeParams": interface.ResizeParams,
 }
@@ -34,6 +35,7 @@ CONSTANTS = {
     "MRCNN_AVG": interface.AVG,
     "MRCNN_MAX": interface.MAX,
     "MRCNN_MAX_LEVELS": interface.MAX_LEVELS,
+    "MRCNN_MAX_BINS": interface.MAX_BINS,
 }
 
 
@@ -88,7 +90,9 @@ def test_no_kernel_knows_a_framework() -> None:
     assert not wrong
 
 
-@pytest.mark.parametrize(("op", "is_plugin"), [("roi_align", True), ("nms", True), ("resize", False)])
+@pytest.mark.parametrize(
+    ("op", "is_plugin"), [("roi_align", True), ("roi_pool", True), ("nms", True), ("resize", False)]
+)
 def test_every_op_has_the_same_files(op: str, is_plugin: bool) -> None:
     wanted = {"README.md", f"{op}.h", f"{op}.cu"}
     wanted |= {f"{op}_{part}" for part in ("math.h", "check.h", "check.cpp", "cpu.cpp")}

@@ -39,7 +39,8 @@ NMS: Fields = [
     ("score_threshold", "FLOAT32", [0.05]),
     ("max_output", "INT32", [100]),
 ]
-OPS = {"MrcnnRoIAlign": ROI_ALIGN, "MrcnnNMS": NMS}
+ROI_POOL: Fields = [("pooled_shape", "INT32", [7, 7]), ("spatial_scale", "FLOAT32", [0.0625])]
+OPS = {"MrcnnRoIAlign": ROI_ALIGN, "MrcnnRoIPool": ROI_POOL, "MrcnnNMS": NMS}
 
 NAN, INFINITY = float("nan"), float("inf")
 
@@ -60,6 +61,8 @@ LEGAL: dict[str, dict[str, Any]] = {
     "RoIAlign, mode without its zero": changed("MrcnnRoIAlign", "mode", "CHAR", "avg"),
     "RoIAlign, one level": changed("MrcnnRoIAlign", "spatial_scales", "FLOAT32", [0.0625]),
     "RoIAlign, eight levels": changed("MrcnnRoIAlign", "spatial_scales", "FLOAT32", [0.25] * 8),
+    "RoIPool": {"op": "MrcnnRoIPool", "fields": ROI_POOL},
+    "RoIPool, not square": changed("MrcnnRoIPool", "pooled_shape", "INT32", [7, 14]),
     "NMS": {"op": "MrcnnNMS", "fields": NMS},
     "NMS, every score": changed("MrcnnNMS", "score_threshold", "FLOAT32", [-INFINITY]),
     "NMS, one box": changed("MrcnnNMS", "max_output", "INT32", [1]),
@@ -87,6 +90,10 @@ WRONG_VALUES: list[tuple[str, str, str, Any]] = [
     ("MrcnnRoIAlign", "canonical_size", "FLOAT32", [NAN]),
     ("MrcnnRoIAlign", "canonical_size", "INT32", [224]),
     ("MrcnnRoIAlign", "canonical_level", "INT32", [-1]),
+    ("MrcnnRoIPool", "pooled_shape", "INT32", [7]),
+    ("MrcnnRoIPool", "pooled_shape", "INT32", [7, 0]),
+    ("MrcnnRoIPool", "pooled_shape", "FLOAT32", [7, 7]),
+    ("MrcnnRoIPool", "spatial_scale", "FLOAT32", [0]),
     ("MrcnnNMS", "iou_threshold", "FLOAT32", [1.5]),
     ("MrcnnNMS", "iou_threshold", "FLOAT16", [0.5]),
     ("MrcnnNMS", "score_threshold", "FLOAT32", [NAN]),
@@ -201,7 +208,7 @@ def test_creators(report: dict[str, Any]) -> None:
 def test_lookup(report: dict[str, Any]) -> None:
     """Found by name, version 1 and namespace mrcnn, and in no other way."""
     right = {"right": True, "other version": False, "no namespace": False, "other name": False}
-    assert report["found"] == {"MrcnnRoIAlign": right, "MrcnnNMS": right}
+    assert report["found"] == dict.fromkeys(OPS, right)
 
 
 @pytest.mark.parametrize("phase", ["BUILD", "RUNTIME"])
@@ -211,7 +218,7 @@ def test_legal_fields(report: dict[str, Any], phase: str) -> None:
         assert plugin is not None, f"{name}: {answer['stderr']}"
         assert answer["stderr"] == "", name
         assert plugin["identity"] == [op, "1", "mrcnn"], name
-        assert plugin["num_outputs"] == {"MrcnnRoIAlign": 1, "MrcnnNMS": 2}[op], name
+        assert plugin["num_outputs"] == {"MrcnnRoIAlign": 1, "MrcnnRoIPool": 1, "MrcnnNMS": 2}[op], name
         assert plugin["format_combination_limit"] >= 6, name
         assert plugin["kinds"] == ["PLUGIN", *(f"PLUGIN_V3ONE_{k}" for k in ("CORE", "BUILD", "RUNTIME"))], (
             name

@@ -15,11 +15,13 @@ HERE = Path(__file__).resolve().parent
 _LAUNCH = re.compile(r"(\w+(?:<[^<>;]*>)?)<<<(.*?)>>>\((.*?)\);", re.DOTALL)
 _DYNAMIC_SHARED = re.compile(r"extern __shared__ (\w+) (\w+)\[\];")
 
-KERNELS = ("roi_align/roi_align.cu", "nms/nms.cu", "resize/resize.cu")
+KERNELS = ("roi_align/roi_align.cu", "roi_pool/roi_pool.cu", "nms/nms.cu", "resize/resize.cu")
 OTHERS = (
     "common/error.cpp",
     "roi_align/roi_align_check.cpp",
     "roi_align/roi_align_cpu.cpp",
+    "roi_pool/roi_pool_check.cpp",
+    "roi_pool/roi_pool_cpu.cpp",
     "nms/nms_check.cpp",
     "nms/nms_cpu.cpp",
     "resize/resize_check.cpp",

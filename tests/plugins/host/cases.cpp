@@ -22,13 +22,21 @@ FieldList roi_align_fields(int levels) {
     return fields;
 }
 
+FieldList roi_pool_fields() {
+    FieldList fields;
+    fields.integers("pooled_shape", {7, 7}).real("spatial_scale", 0.0625f);
+    return fields;
+}
+
 FieldList nms_fields() {
     FieldList fields;
     fields.real("iou_threshold", 0.5f).real("score_threshold", 0.05f).integer("max_output", 100);
     return fields;
 }
 
-FieldList fields_of(const std::string& op) { return op == kNMS ? nms_fields() : roi_align_fields(); }
+FieldList fields_of(const std::string& op) {
+    return op == kNMS ? nms_fields() : op == kRoIPool ? roi_pool_fields() : roi_align_fields();
+}
 
 Tensors roi_align_tensors(const RoIAlignSizes& sizes, DataType type, TensorFormat features,
                           TensorFormat output) {
@@ -44,13 +52,25 @@ Tensors roi_align_tensors(const RoIAlignSizes& sizes, DataType type, TensorForma
     return result;
 }
 
+Tensors roi_pool_tensors(std::int64_t batch, std::int64_t rois, DataType type, std::int64_t bins) {
+    constexpr std::int64_t kChannels = 70;
+    return {{tensor(dims({batch, kChannels, 20, 27}), type), tensor(dims({batch, rois, 4}))},
+            {tensor(dims({batch * rois, kChannels, bins, bins}), type)}};
+}
+
 Tensors nms_tensors(std::int64_t batch, std::int64_t candidates, std::int64_t max_output) {
     return {{tensor(dims({batch, candidates, 4})), tensor(dims({batch, candidates})),
              tensor(dims({batch, candidates}), DataType::kINT32)},
             {tensor(dims({batch, max_output}), DataType::kINT32), tensor(dims({batch}), DataType::kINT32)}};
 }
 
-Tensors tensors_of(const std::string& op) { return op == kNMS ? nms_tensors() : roi_align_tensors(); }
+Tensors tensors_of(const std::string& op) {
+    return op == kNMS ? nms_tensors() : op == kRoIPool ? roi_pool_tensors() : roi_align_tensors();
+}
+
+const char* first_input(const std::string& op) {
+    return op == kNMS ? "boxes" : op == kRoIPool ? "features" : "feature level 0";
+}
 
 std::vector<DataType> all_types() {
     std::vector<DataType> result;

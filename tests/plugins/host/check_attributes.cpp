@@ -81,7 +81,7 @@ void expect_structure_refused(const std::string& op) {
              quoted.c_str()},
         };
         const PluginFieldType right = fields_of(op).at(name).type;
-        if (right != PluginFieldType::kCHAR && name != "spatial_scales") {
+        if (right != PluginFieldType::kCHAR && name != "spatial_scales" && name != "pooled_shape") {
             rows.push_back({"two numbers",
                             [&](FieldList& f) {
                                 const float values[2] = {1.0f, 1.0f};
@@ -113,6 +113,31 @@ void expect_structure_refused(const std::string& op) {
 
 CHECK(roi_align_structure_refused, "RoIAlign refuses missing, repeated, unknown and ill-typed attributes") {
     expect_structure_refused(kRoIAlign);
+}
+
+CHECK(roi_pool_structure_refused, "RoIPool refuses missing, repeated, unknown and ill-typed attributes") {
+    expect_structure_refused(kRoIPool);
+}
+
+CHECK(roi_pool_values, "RoIPool takes two numbers of bins and a scale within their ranges, and no others") {
+    expect_refused_rows(
+        kRoIPool,
+        {{"one number of bins", [](FieldList& f) { f.integers("pooled_shape", {7}); }, "pooled_shape"},
+         {"three numbers", [](FieldList& f) { f.integers("pooled_shape", {7, 7, 7}); }, "pooled_shape"},
+         {"no bins", [](FieldList& f) { f.integers("pooled_shape", {0, 7}); }, "pooled_shape"},
+         {"negative bins", [](FieldList& f) { f.integers("pooled_shape", {7, -7}); }, "pooled_shape"},
+         {"more than 32 bins", [](FieldList& f) { f.integers("pooled_shape", {7, 33}); }, "pooled_shape"},
+         {"most bins", [](FieldList& f) { f.integers("pooled_shape", {kMost, kMost}); }, "pooled_shape"},
+         {"scale 0", [](FieldList& f) { f.real("spatial_scale", 0.0f); }, "spatial_scale"},
+         {"negative scale", [](FieldList& f) { f.real("spatial_scale", -0.25f); }, "spatial_scale"},
+         {"scale is not a number", [](FieldList& f) { f.real("spatial_scale", kNaN); }, "spatial_scale"},
+         {"infinite scale", [](FieldList& f) { f.real("spatial_scale", kInfinity); }, "spatial_scale"}});
+    expect_accepted_rows(
+        kRoIPool, {{"the exporter's", [](FieldList&) {}},
+                   {"one bin", [](FieldList& f) { f.integers("pooled_shape", {1, 1}); }},
+                   {"32 by 1 bins", [](FieldList& f) { f.integers("pooled_shape", {32, 1}); }},
+                   {"a scale that is no power of two", [](FieldList& f) { f.real("spatial_scale", 0.3f); }},
+                   {"the reverse order", [](FieldList& f) { f.reverse(); }}});
 }
 
 CHECK(nms_structure_refused, "NMS refuses missing, repeated, unknown and ill-typed attributes") {
@@ -214,7 +239,7 @@ CHECK(nms_values_accepted, "NMS accepts the ends of every range") {
 
 CHECK(collections_refused, "a collection that cannot be read is refused") {
     const FieldList fields = nms_fields();
-    for (const char* op : {kRoIAlign, kNMS}) {
+    for (const char* op : kOps) {
         nvinfer1::IPluginCreatorV3One& creator = library().creator(op);
         const auto creates = [&](const nvinfer1::PluginFieldCollection* collection) {
             return std::unique_ptr<nvinfer1::IPluginV3>(

@@ -84,6 +84,24 @@ const std::vector<Row> kRoIAlignNeverFits = {
      "RoIs"},
 };
 
+const std::vector<Row> kRoIPoolNeverFits = {
+    {"features of rank 3", [](Tensors& t) { t.inputs[0].dims = dims({70, 20, 27}); }, "features"},
+    {"features of INT8", [](Tensors& t) { t.inputs[0].type = DataType::kINT8; }, "features"},
+    {"features of BF16", [](Tensors& t) { t.inputs[0].type = DataType::kBF16; }, "features"},
+    {"features in another format", [](Tensors& t) { t.inputs[0].format = TensorFormat::kHWC; }, "features"},
+    {"no channels", [](Tensors& t) { t.inputs[0].dims.d[1] = 0; }, "channels"},
+    {"no rows", [](Tensors& t) { t.inputs[0].dims.d[2] = 0; }, "features"},
+    {"most columns", [](Tensors& t) { t.inputs[0].dims.d[3] = kHuge; }, "features"},
+    {"more pixels than an int holds", [](Tensors& t) { t.inputs[0].dims = dims({2, 70, 65536, 65536}); },
+     "features"},
+    {"RoIs of FP16", [](Tensors& t) { t.inputs[1].type = DataType::kHALF; }, "rois"},
+    {"RoIs in another format", [](Tensors& t) { t.inputs[1].format = TensorFormat::kHWC; }, "rois"},
+    {"RoIs of rank 2", [](Tensors& t) { t.inputs[1].dims = dims({10, 4}); }, "rois"},
+    {"RoIs of five numbers", [](Tensors& t) { t.inputs[1].dims.d[2] = 5; }, "rois"},
+    {"more RoIs in the batch than an int holds", [](Tensors& t) { t.inputs[1].dims.d[1] = 2147483647; },
+     "RoIs"},
+};
+
 const std::vector<Row> kNMSNeverFits = {
     {"boxes of rank 2", [](Tensors& t) { t.inputs[0].dims = dims({1000, 4}); }, "boxes"},
     {"boxes of five numbers", [](Tensors& t) { t.inputs[0].dims.d[2] = 5; }, "boxes"},
@@ -160,7 +178,7 @@ CHECK(configure_loose_bounds,
 }
 
 CHECK(configure_outputs_unknown, "configurePlugin does not need the descriptions of the outputs") {
-    for (const char* op : {kRoIAlign, kNMS}) {
+    for (const char* op : kOps) {
         const Note note(op);
         const Plugin plugin = create(op, fields_of(op));
         Bounds bounds = exactly(tensors_of(op));
@@ -172,7 +190,7 @@ CHECK(configure_outputs_unknown, "configurePlugin does not need the descriptions
 }
 
 CHECK(configure_without_bounds, "where a host leaves the bounds out, the dimensions themselves count") {
-    for (const char* op : {kRoIAlign, kNMS}) {
+    for (const char* op : kOps) {
         const Note note(op);
         const Plugin plugin = create(op, fields_of(op));
         Bounds bounds = exactly(tensors_of(op));
@@ -180,13 +198,13 @@ CHECK(configure_without_bounds, "where a host leaves the bounds out, the dimensi
         EXPECT_EQUAL(configure(plugin, bounds), 0);
         EXPECT_EQUAL(workspace(plugin, bounds), workspace(plugin, exactly(tensors_of(op))));
         bounds.inputs[0].desc.dims.d[0] = -1;
-        EXPECT_REFUSED(configure(plugin, bounds) == 0, op == std::string(kNMS) ? "boxes" : "feature level 0");
+        EXPECT_REFUSED(configure(plugin, bounds) == 0, first_input(op));
     }
 }
 
 CHECK(calls_in_any_order,
       "configurePlugin, onShapeChange, getWorkspaceSize and setTactic do not depend on each other") {
-    for (const char* op : {kRoIAlign, kNMS}) {
+    for (const char* op : kOps) {
         const Note note(op);
         const Plugin plugin = create(op, fields_of(op), nvinfer1::TensorRTPhase::kRUNTIME);
         const Tensors tensors = tensors_of(op);
@@ -202,6 +220,20 @@ CHECK(calls_in_any_order,
 
 CHECK(roi_align_configuration_refused, "RoIAlign refuses at build time what it could never pool") {
     expect_configuration_refused(kRoIAlign, kRoIAlignNeverFits);
+}
+
+CHECK(roi_pool_configuration, "RoIPool takes fixed and dynamic sizes, and refuses what it could never pool") {
+    const Plugin plugin = create(kRoIPool, roi_pool_fields());
+    for (const DataType type : {DataType::kFLOAT, DataType::kHALF}) {
+        for (const std::int64_t rois : {0, 1, 300}) {
+            EXPECT_EQUAL(configure(plugin, exactly(roi_pool_tensors(2, rois, type))), 0);
+            EXPECT_EQUAL(change_shape(plugin, roi_pool_tensors(2, rois, type)), 0);
+        }
+    }
+    Bounds bounds = between(roi_pool_tensors(0, 0), roi_pool_tensors(1, 100), roi_pool_tensors(4, 300));
+    bounds.inputs[1].max.d[0] = 40;  // bounds may be wider than those of the features
+    EXPECT_EQUAL(configure(plugin, bounds), 0);
+    expect_configuration_refused(kRoIPool, kRoIPoolNeverFits);
 }
 
 CHECK(nms_configuration_refused, "NMS refuses at build time what it could never suppress") {
@@ -227,6 +259,20 @@ CHECK(roi_align_shape_change_refused, "RoIAlign refuses at execution what does n
           "output"}});
 }
 
+CHECK(roi_pool_shape_change_refused, "RoIPool refuses at execution what does not fit together") {
+    expect_shapes_refused(kRoIPool, kRoIPoolNeverFits);
+    expect_shapes_refused(
+        kRoIPool,
+        {{"unknown batch", [](Tensors& t) { t.inputs[0].dims.d[0] = -1; }, "features"},
+         {"unknown RoIs", [](Tensors& t) { t.inputs[1].dims.d[1] = -1; }, "rois"},
+         {"another batch of RoIs", [](Tensors& t) { t.inputs[1].dims.d[0] = 1; }, "rois"},
+         {"fewer rows of the output", [](Tensors& t) { t.outputs[0].dims.d[0] = 9; }, "output"},
+         {"more bins of the output", [](Tensors& t) { t.outputs[0].dims.d[3] = 14; }, "output"},
+         {"output of another type", [](Tensors& t) { t.outputs[0].type = DataType::kHALF; }, "output"},
+         {"output in another format", [](Tensors& t) { t.outputs[0].format = TensorFormat::kHWC; },
+          "output"}});
+}
+
 CHECK(nms_shape_change_refused, "NMS refuses at execution what does not fit together") {
     expect_shapes_refused(kNMS, kNMSNeverFits);
     expect_shapes_refused(
@@ -242,7 +288,7 @@ CHECK(nms_shape_change_refused, "NMS refuses at execution what does not fit toge
 }
 
 CHECK(descriptions_null, "configurePlugin and onShapeChange refuse null lists and wrong counts") {
-    for (const char* op : {kRoIAlign, kNMS}) {
+    for (const char* op : kOps) {
         const Note note(op);
         const Plugin plugin = create(op, fields_of(op));
         const Tensors tensors = tensors_of(op);

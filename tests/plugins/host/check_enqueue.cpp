@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cases.h"
@@ -59,6 +60,8 @@ CHECK(enqueue_without_gpu, "without a GPU enqueue answers an error that names CU
             EXPECT_EQUAL(change_shape(plugin, tensors), 0);
             EXPECT_REFUSED(Call(tensors).run(plugin) == 0, "cuda");
         }
+        const Plugin pool = create(kRoIPool, roi_pool_fields(), nvinfer1::TensorRTPhase::kRUNTIME);
+        EXPECT_REFUSED(Call(roi_pool_tensors()).run(pool) == 0, "cuda");
         for (const std::int64_t candidates : {1000, 0}) {
             const Plugin plugin = create(kNMS, nms_fields(), nvinfer1::TensorRTPhase::kRUNTIME);
             EXPECT_EQUAL(change_shape(plugin, nms_tensors(2, candidates)), 0);
@@ -83,6 +86,12 @@ CHECK(enqueue_nothing,
         call.outputs.assign(call.outputs.size(), nullptr);
         call.workspace = nullptr;
         EXPECT_EQUAL(call.run(roi_align), 0);
+    }
+    for (const auto& [batch, rois] : {std::pair{2, 0}, std::pair{0, 5}}) {
+        Call call(roi_pool_tensors(batch, rois));
+        call.inputs.assign(2, nullptr);
+        call.outputs.assign(1, nullptr);
+        EXPECT_EQUAL(call.run(create(kRoIPool, roi_pool_fields())), 0);
     }
     for (const std::int64_t candidates : {1000, 0}) {
         Call call(nms_tensors(0, candidates));
@@ -113,6 +122,14 @@ CHECK(enqueue_refused,
          "feature level 0"},
         {"an output of another size", kRoIAlign, [](Call& c) { c.tensors.outputs[0].dims.d[0] = 1; },
          "output"},
+        {"null features", kRoIPool, [](Call& c) { c.inputs[0] = nullptr; }, "features"},
+        {"null RoIs", kRoIPool, [](Call& c) { c.inputs[1] = nullptr; }, "rois"},
+        {"null output", kRoIPool, [](Call& c) { c.outputs[0] = nullptr; }, "output"},
+        {"RoIs at an odd address", kRoIPool,
+         [](Call& c) { c.inputs[1] = reinterpret_cast<const char*>(c.memory.data()) + 4; }, "16 bytes"},
+        {"another batch of RoIs", kRoIPool, [](Call& c) { c.tensors.inputs[1].dims.d[0] = 7; }, "rois"},
+        {"features of a type that was never accepted", kRoIPool,
+         [](Call& c) { c.tensors.inputs[0].type = DataType::kINT8; }, "features"},
         {"null boxes", kNMS, [](Call& c) { c.inputs[0] = nullptr; }, "boxes"},
         {"null scores", kNMS, [](Call& c) { c.inputs[1] = nullptr; }, "scores"},
         {"null groups", kNMS, [](Call& c) { c.inputs[2] = nullptr; }, "group"},
@@ -132,7 +149,7 @@ CHECK(enqueue_refused,
 }
 
 CHECK(enqueue_null, "enqueue refuses null lists") {
-    for (const char* op : {kRoIAlign, kNMS}) {
+    for (const char* op : kOps) {
         const Note note(op);
         const Plugin plugin = create(op, fields_of(op));
         const Call call(tensors_of(op));

@@ -104,6 +104,12 @@ CHECK(roi_align_formats, "RoIAlign accepts FP32 linear and kHWC, FP16 linear and
     }
 }
 
+CHECK(roi_pool_formats, "RoIPool accepts linear FP32 and linear FP16, and nothing else") {
+    const Plugin plugin = create(kRoIPool, roi_pool_fields());
+    EXPECT(supported(plugin, 2) == (std::set<Combination>{{kFloatLinear, kFloatLinear, kFloatLinear},
+                                                          {kHalfLinear, kFloatLinear, kHalfLinear}}));
+}
+
 CHECK(nms_formats,
       "NMS accepts linear FP32 boxes and scores, linear INT32 groups and outputs, and nothing else") {
     const Plugin plugin = create(kNMS, nms_fields());
@@ -162,11 +168,13 @@ CHECK(formats_behind_refused, "nothing is supported behind features of a type th
 }
 
 CHECK(formats_null, "wrong positions, counts and null lists are answered with no") {
-    for (const char* op : {kRoIAlign, kNMS}) {
+    for (const char* op : kOps) {
         const Note note(op);
         const Plugin plugin = create(op, fields_of(op));
         const Combination combination =
-            op == std::string(kNMS) ? kNMSCombination : *roi_align_combinations(4).begin();
+            op == std::string(kNMS)       ? kNMSCombination
+            : op == std::string(kRoIPool) ? Combination{kFloatLinear, kFloatLinear, kFloatLinear}
+                                          : *roi_align_combinations(4).begin();
         const std::vector<DynamicPluginTensorDesc> tensors = describe(combination);
         const auto total = static_cast<std::int32_t>(tensors.size());
         const std::int32_t outputs = plugin.build().getNbOutputs(), inputs = total - outputs;

@@ -271,6 +271,46 @@ GPU_CHECK(gpu_nms, "NMS keeps what the CPU keeps, ties and NaN scores included")
     }
 }
 
+namespace {
+
+void run_roi_pool(DataType type) {
+    for (const std::int64_t bins : {7, 1, 32}) {
+        const Tensors tensors = roi_pool_tensors(2, 33, type, bins);
+        const auto side = static_cast<std::int32_t>(bins);
+        FieldList fields = roi_pool_fields();
+        const Plugin plugin =
+            create(kRoIPool, fields.integers("pooled_shape", {side, side}), TensorRTPhase::kRUNTIME);
+        const RoIPoolData data(tensors, 3);
+        Execution execution(plugin, tensors);
+        execution.upload(data.inputs);
+        const Stream stream;
+        execution.enqueue(stream);
+        stream.wait();
+        EXPECT(execution.output(0) == data.pooled_on_cpu(tensors));
+    }
+}
+
+}  // namespace
+
+GPU_CHECK(gpu_roi_pool_fp32, "RoIPool of FP32, equal to the last bit") { run_roi_pool(DataType::kFLOAT); }
+
+GPU_CHECK(gpu_roi_pool_fp16, "RoIPool of FP16, equal to the last bit") { run_roi_pool(DataType::kHALF); }
+
+GPU_CHECK(gpu_roi_pool_graph, "a captured RoIPool pools what its inputs hold at each launch") {
+    const Tensors tensors = roi_pool_tensors();
+    const Plugin plugin = create(kRoIPool, roi_pool_fields());
+    Execution execution(plugin, tensors);
+    const Stream stream;
+    execution.upload(RoIPoolData(tensors, 1).inputs);
+    const Graph graph(execution, stream);
+    for (const std::uint32_t seed : {2u, 3u}) {
+        const RoIPoolData data(tensors, seed);
+        execution.upload(data.inputs);
+        graph.launch(stream);
+        EXPECT(execution.output(0) == data.pooled_on_cpu(tensors));
+    }
+}
+
 GPU_CHECK(gpu_nms_graph, "a captured NMS suppresses what its inputs hold at each launch") {
     const Plugin plugin = create(kNMS, nms_fields());
     Execution execution(plugin, nms_tensors(2, 4819));

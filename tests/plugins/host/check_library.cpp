@@ -1,6 +1,7 @@
 // Entry points, creators, and what a plugin says of itself.
 
 #include <cstring>
+#include <iterator>
 #include <set>
 #include <string>
 
@@ -26,6 +27,9 @@ const std::vector<FieldName> kRoIAlignFields = {
     {"spatial_scales", PluginFieldType::kFLOAT32}, {"canonical_size", PluginFieldType::kFLOAT32},
     {"canonical_level", PluginFieldType::kINT32}};
 
+const std::vector<FieldName> kRoIPoolFields = {{"pooled_shape", PluginFieldType::kINT32},
+                                               {"spatial_scale", PluginFieldType::kFLOAT32}};
+
 const std::vector<FieldName> kNMSFields = {{"iou_threshold", PluginFieldType::kFLOAT32},
                                            {"score_threshold", PluginFieldType::kFLOAT32},
                                            {"max_output", PluginFieldType::kINT32}};
@@ -47,8 +51,8 @@ void expect_fields(const std::string& op, const std::vector<FieldName>& expected
 
 }  // namespace
 
-CHECK(library_creators, "getCreators answers the same two creators at every call") {
-    EXPECT_EQUAL(library().creators().size(), std::size_t{2});
+CHECK(library_creators, "getCreators answers the same three creators at every call") {
+    EXPECT_EQUAL(library().creators().size(), std::size_t{3});
     std::set<std::string> names;
     for (nvinfer1::IPluginCreatorInterface* creator : library().creators()) {
         EXPECT(creator != nullptr);
@@ -57,14 +61,14 @@ CHECK(library_creators, "getCreators answers the same two creators at every call
         EXPECT(creator->getAPILanguage() == nvinfer1::APILanguage::kCPP);
         names.insert(static_cast<nvinfer1::IPluginCreatorV3One*>(creator)->getPluginName());
     }
-    EXPECT(names == (std::set<std::string>{kRoIAlign, kNMS}));
+    EXPECT(names == (std::set<std::string>(std::begin(kOps), std::end(kOps))));
     using GetCreators = nvinfer1::IPluginCreatorInterface* const*(std::int32_t&);
     for (int call = 0; call < 3; ++call) {
         std::int32_t count = 99;
         nvinfer1::IPluginCreatorInterface* const* again =
             library().function<GetCreators>("getCreators")(count);
-        EXPECT_EQUAL(count, 2);
-        EXPECT(again[0] == library().creators()[0] && again[1] == library().creators()[1]);
+        EXPECT_EQUAL(count, 3);
+        for (int i = 0; i < count; ++i) EXPECT(again[i] == library().creators()[static_cast<std::size_t>(i)]);
     }
 }
 
@@ -87,7 +91,7 @@ CHECK(library_reload, "the library can be unloaded and loaded again") {
             EXPECT_EQUAL(configure(nms, exactly(nms_tensors())), 0);
         }
         library().reload();
-        EXPECT_EQUAL(library().creators().size(), std::size_t{2});
+        EXPECT_EQUAL(library().creators().size(), std::size_t{3});
     }
 }
 
@@ -98,7 +102,7 @@ CHECK(library_build_info, "mrcnnBuildInfo names the headers that the library was
 }
 
 CHECK(creator_identity, "creators are found by name, version 1 and namespace mrcnn") {
-    for (const char* op : {kRoIAlign, kNMS}) {
+    for (const char* op : kOps) {
         nvinfer1::IPluginCreatorV3One& creator = library().creator(op);
         EXPECT_EQUAL(std::string(creator.getPluginName()), op);
         EXPECT_EQUAL(std::string(creator.getPluginVersion()), "1");
@@ -110,12 +114,16 @@ CHECK(creator_fields_roi_align, "RoIAlign's creator names its attributes and the
     expect_fields(kRoIAlign, kRoIAlignFields);
 }
 
+CHECK(creator_fields_roi_pool, "RoIPool's creator names its attributes and their types") {
+    expect_fields(kRoIPool, kRoIPoolFields);
+}
+
 CHECK(creator_fields_nms, "NMS's creator names its attributes and their types") {
     expect_fields(kNMS, kNMSFields);
 }
 
 CHECK(plugin_identity, "a plugin has the name, version and namespace of its creator") {
-    for (const char* op : {kRoIAlign, kNMS}) {
+    for (const char* op : kOps) {
         const Plugin plugin = create(op, fields_of(op));
         EXPECT_EQUAL(std::string(plugin.core().getPluginName()), op);
         EXPECT_EQUAL(std::string(plugin.core().getPluginVersion()), "1");
@@ -125,7 +133,7 @@ CHECK(plugin_identity, "a plugin has the name, version and namespace of its crea
 }
 
 CHECK(plugin_capabilities, "a plugin has exactly the three interfaces, each as TensorRT casts it") {
-    for (const char* op : {kRoIAlign, kNMS}) {
+    for (const char* op : kOps) {
         const Plugin plugin = create(op, fields_of(op));
         EXPECT_EQUAL(std::string(plugin.object().getInterfaceInfo().kind), "PLUGIN");
         EXPECT(plugin.object().getAPILanguage() == nvinfer1::APILanguage::kCPP);
@@ -145,7 +153,7 @@ CHECK(plugin_capabilities, "a plugin has exactly the three interfaces, each as T
 }
 
 CHECK(plugin_tactics, "there is one way to run, tactic 0, and few enough formats to time them all") {
-    for (const char* op : {kRoIAlign, kNMS}) {
+    for (const char* op : kOps) {
         const Plugin plugin = create(op, fields_of(op));
         EXPECT_EQUAL(plugin.build().getNbTactics(), 0);
         EXPECT_EQUAL(plugin.build().getValidTactics(nullptr, 0), 0);
@@ -155,7 +163,7 @@ CHECK(plugin_tactics, "there is one way to run, tactic 0, and few enough formats
 }
 
 CHECK(plugin_aliases, "no output lies in the memory of an input") {
-    for (const char* op : {kRoIAlign, kNMS}) {
+    for (const char* op : kOps) {
         const Plugin plugin = create(op, fields_of(op));
         // TensorRT asks only where the interface is the second one.
         if (plugin.build().getInterfaceInfo().major < 2) continue;

@@ -52,6 +52,11 @@ const std::vector<Variant> kVariants = {
     {"canonical size in its last bit", kRoIAlign,
      [](FieldList& f) { f.real("canonical_size", std::nextafter(224.0f, 1000.0f)); }},
     {"canonical level", kRoIAlign, [](FieldList& f) { f.integer("canonical_level", 3); }},
+    {"RoIPool", kRoIPool, [](FieldList&) {}},
+    {"6 by 7 bins", kRoIPool, [](FieldList& f) { f.integers("pooled_shape", {6, 7}); }},
+    {"7 by 6 bins", kRoIPool, [](FieldList& f) { f.integers("pooled_shape", {7, 6}); }},
+    {"RoIPool's scale in its last bit", kRoIPool,
+     [](FieldList& f) { f.real("spatial_scale", std::nextafter(0.0625f, 1.0f)); }},
     {"NMS", kNMS, [](FieldList&) {}},
     {"IoU", kNMS, [](FieldList& f) { f.real("iou_threshold", 0.7f); }},
     {"IoU in its last bit", kNMS, [](FieldList& f) { f.real("iou_threshold", std::nextafter(0.5f, 1.0f)); }},
@@ -221,7 +226,7 @@ CHECK(plugins_share_nothing, "two plugins of one creator keep their own attribut
 }
 
 CHECK(no_leak, "a thousand plugins are created, used, copied and deleted without a trace") {
-    for (const char* op : {kRoIAlign, kNMS}) {
+    for (const char* op : kOps) {
         const Note note(op);
         const FieldList fields = fields_of(op);
         const Tensors tensors = tensors_of(op);

@@ -161,6 +161,41 @@ CHECK(roi_align_shapes_refused, "RoIAlign refuses inputs of wrong rank or that d
          {"one level too many", {level, level, level, rois}, "expected 3 inputs"}});
 }
 
+CHECK(roi_pool_shapes, "RoIPool's output is (batch * rois, channels, bins, bins)") {
+    FieldList fields = roi_pool_fields();
+    const Plugin plugin = create(kRoIPool, fields.integers("pooled_shape", {3, 5}));
+    for (const std::int64_t rois : {300, 1, 0}) {
+        expect_shapes(plugin, {all_known({2, 512, 50, 68}), all_known({2, rois, 4})},
+                      {all_known({2 * rois, 512, 3, 5})});
+    }
+    expect_shapes(plugin,
+                  {{unknown(3), known(512), unknown(50), unknown(68)}, {unknown(3), unknown(5), unknown(4)}},
+                  {{unknown(15), known(512), known(3), known(5)}});
+}
+
+CHECK(roi_pool_shapes_refused, "RoIPool refuses inputs of wrong rank or that do not fit together") {
+    const Plugin plugin = create(kRoIPool, roi_pool_fields());
+    const Sizes features = all_known({2, 512, 50, 68}), rois = all_known({2, 300, 4});
+    expect_refused_rows(plugin,
+                        {{"features without a batch", {all_known({512, 50, 68}), rois}, "features"},
+                         {"RoIs without a batch", {features, all_known({300, 4})}, "rois"},
+                         {"RoIs of five numbers", {features, all_known({2, 300, 5})}, "4 coordinates"},
+                         {"another batch of RoIs", {features, all_known({3, 300, 4})}, "same batch"},
+                         {"no RoIs", {features}, "expected 2 inputs"},
+                         {"a third input", {features, rois, rois}, "expected 2 inputs"}});
+}
+
+CHECK(roi_pool_types, "RoIPool's output has the type of its features, FP32 or FP16; RoIs are FP32") {
+    const Plugin plugin = create(kRoIPool, roi_pool_fields());
+    for (const DataType type : all_types()) {
+        const Note note("type " + std::to_string(static_cast<int>(type)));
+        const bool right = type == DataType::kFLOAT || type == DataType::kHALF;
+        EXPECT(types_of(plugin, {type, DataType::kFLOAT}) ==
+               (right ? std::vector<DataType>{type} : std::vector<DataType>{}));
+        EXPECT_EQUAL(!types_of(plugin, {DataType::kHALF, type}).empty(), type == DataType::kFLOAT);
+    }
+}
+
 CHECK(nms_shapes, "NMS's outputs are (batch, max_output) and (batch,)") {
     const Plugin plugin = create(kNMS, nms_fields().integer("max_output", 77));
     for (const std::int64_t candidates : {1000, 1, 0}) {
@@ -262,7 +297,7 @@ CHECK(nms_types, "NMS takes FP32 boxes and scores and INT32 groups, and answers 
 }
 
 CHECK(types_null, "getOutputDataTypes refuses null lists and wrong counts") {
-    for (const char* op : {kRoIAlign, kNMS}) {
+    for (const char* op : kOps) {
         const Plugin plugin = create(op, fields_of(op));
         const std::int32_t outputs = plugin.build().getNbOutputs();
         const auto inputs = static_cast<std::int32_t>(tensors_of(op).inputs.size());

@@ -40,6 +40,10 @@ CHECK(workspace_roi_align, "RoIAlign needs no workspace") {
     }
 }
 
+CHECK(workspace_roi_pool, "RoIPool needs no workspace") {
+    EXPECT_EQUAL(workspace(create(kRoIPool, roi_pool_fields()), exactly(roi_pool_tensors())), std::size_t{0});
+}
+
 CHECK(workspace_nms, "NMS asks for what its C interface needs, and works without a GPU") {
     const Plugin plugin = create(kNMS, nms_fields());
     for (const std::int64_t batch : kBatches) {

@@ -151,6 +151,11 @@ FieldList& FieldList::real(const std::string& name, float value) {
     return set(name, nvinfer1::PluginFieldType::kFLOAT32, &value, sizeof value, 1);
 }
 
+FieldList& FieldList::integers(const std::string& name, const std::vector<std::int32_t>& values) {
+    return set(name, nvinfer1::PluginFieldType::kINT32, values.data(), values.size() * sizeof(std::int32_t),
+               static_cast<std::int32_t>(values.size()));
+}
+
 FieldList& FieldList::reals(const std::string& name, const std::vector<float>& values) {
     return set(name, nvinfer1::PluginFieldType::kFLOAT32, values.data(), values.size() * sizeof(float),
                static_cast<std::int32_t>(values.size()));

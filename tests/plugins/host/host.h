@@ -153,6 +153,7 @@ class FieldList {
     // Adds a field, or gives the one of that name another value.
     FieldList& integer(const std::string& name, std::int32_t value);
     FieldList& real(const std::string& name, float value);
+    FieldList& integers(const std::string& name, const std::vector<std::int32_t>& values);
     FieldList& reals(const std::string& name, const std::vector<float>& values);
     FieldList& text(const std::string& name, const std::string& value, bool closing_zero = true);
 

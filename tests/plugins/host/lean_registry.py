@@ -101,7 +101,7 @@ def main() -> None:
             "no namespace": found(registry, op, "1", ""),
             "other name": found(registry, op.lower(), "1", "mrcnn"),
         }
-        for op in ("MrcnnRoIAlign", "MrcnnNMS")
+        for op in ("MrcnnRoIAlign", "MrcnnRoIPool", "MrcnnNMS")
     }
     report["loaded_twice"] = registry.load_library(library) is not None
     for phase in ("BUILD", "RUNTIME"):

@@ -10,6 +10,7 @@
 #include "common/half.h"
 #include "nms/nms.h"
 #include "roi_align/roi_align.h"
+#include "roi_pool/roi_pool.h"
 
 namespace host {
 namespace {
@@ -149,6 +150,24 @@ std::string RoIAlignCase::text() const {
            std::to_string(aligned) + ", " + mode;
 }
 
+namespace {
+
+// RoIs of 1 to 1024 pixels a side in and around an image, some of them without area.
+std::vector<float> random_rois(Random& random, std::int64_t count, float height, float width) {
+    std::vector<float> rois;
+    for (std::int64_t i = 0; i < count; ++i) {
+        const float x = random.between(-0.2f * width, 1.2f * width),
+                    y = random.between(-0.2f * height, 1.2f * height);
+        const float right = x + std::exp2(random.between(0.0f, 10.0f)),
+                    below = y + std::exp2(random.between(0.0f, 10.0f));
+        const bool flat = i % 11 == 10;
+        rois.insert(rois.end(), {x, y, right, flat ? y : below});
+    }
+    return rois;
+}
+
+}  // namespace
+
 RoIAlignData::RoIAlignData(const RoIAlignCase& which, std::uint32_t seed) {
     Random random(seed);
     const RoIAlignSizes& sizes = which.sizes;
@@ -160,14 +179,7 @@ RoIAlignData::RoIAlignData(const RoIAlignCase& which, std::uint32_t seed) {
     }
     const float height = 4.0f * static_cast<float>(sizes.height(0)),
                 width = 4.0f * static_cast<float>(sizes.width(0));
-    for (std::int64_t i = 0; i < sizes.batch * sizes.rois; ++i) {
-        const float x = random.between(-0.2f * width, 1.2f * width),
-                    y = random.between(-0.2f * height, 1.2f * height);
-        const float right = x + std::exp2(random.between(0.0f, 10.0f)),
-                    below = y + std::exp2(random.between(0.0f, 10.0f));
-        const bool flat = i % 11 == 10;
-        rois.insert(rois.end(), {x, y, right, flat ? y : below});
-    }
+    rois = random_rois(random, sizes.batch * sizes.rois, height, width);
 }
 
 std::vector<Bytes> RoIAlignData::inputs(const RoIAlignCase& which) const {
@@ -204,6 +216,37 @@ void expect_close(const std::vector<float>& found, const std::vector<float>& exp
         const Note note("element " + std::to_string(i));
         EXPECT_EQUAL(found[i], expected[i]);
     }
+}
+
+RoIPoolData::RoIPoolData(const Tensors& tensors, std::uint32_t seed) {
+    Random random(seed);
+    const auto [batch, channels, height, width] = sizes_of(tensors.inputs[0]);
+    std::vector<float> features(static_cast<std::size_t>(batch * channels * height * width));
+    for (float& value : features) value = random.between(-1.0f, 1.0f);
+    const std::vector<float> rois = random_rois(random, batch * tensors.inputs[1].dims.d[1],
+                                                16.0f * static_cast<float>(height),
+                                                16.0f * static_cast<float>(width));
+    inputs = {pack(features, tensors.inputs[0]), bytes_of(rois)};
+}
+
+Bytes RoIPoolData::pooled_on_cpu(const Tensors& tensors) const {
+    const auto [batch, channels, height, width] = sizes_of(tensors.inputs[0]);
+    const PluginTensorDesc& output = tensors.outputs[0];
+    MrcnnRoIPoolParams params = {};
+    params.batch = static_cast<std::int32_t>(batch);
+    params.channels = static_cast<std::int32_t>(channels);
+    params.height = static_cast<std::int32_t>(height);
+    params.width = static_cast<std::int32_t>(width);
+    params.rois_per_image = static_cast<std::int32_t>(tensors.inputs[1].dims.d[1]);
+    params.output_height = static_cast<std::int32_t>(output.dims.d[2]);
+    params.output_width = static_cast<std::int32_t>(output.dims.d[3]);
+    params.type = output.type == DataType::kHALF ? MRCNN_FLOAT16 : MRCNN_FLOAT32;
+    params.spatial_scale = 0.0625f;
+    Bytes pooled(stored_bytes(output));
+    const std::vector<float> rois = unpack(inputs[1], tensors.inputs[1]);
+    const auto function = library().function<decltype(mrcnnRoIPoolCpu)>("mrcnnRoIPoolCpu");
+    EXPECT_EQUAL(function(&params, inputs[0].data(), rois.data(), pooled.data()), MRCNN_OK);
+    return pooled;
 }
 
 NMSData::NMSData(std::int64_t batch, std::int64_t candidates, std::uint32_t seed) {

@@ -59,6 +59,15 @@ std::vector<float> pooled_on_cpu(const RoIAlignCase& which, const RoIAlignData& 
 void expect_close(const std::vector<float>& found, const std::vector<float>& expected,
                   nvinfer1::DataType type);
 
+// Features from -1 to 1, and RoIs of all sizes as RoIAlign's, for roi_pool_tensors().
+struct RoIPoolData {
+    RoIPoolData(const Tensors& tensors, std::uint32_t seed);
+    std::vector<Bytes> inputs;
+
+    // mrcnnRoIPoolCpu of roi_pool_fields() but for the number of bins, as the output lies in memory.
+    Bytes pooled_on_cpu(const Tensors& tensors) const;
+};
+
 struct NMSData {
     NMSData(std::int64_t batch, std::int64_t candidates, std::uint32_t seed);
     std::vector<float> boxes, scores;  // with ties, and with scores that are no number

@@ -130,8 +130,8 @@ def test_the_logger_is_one(answer: dict[str, Any]) -> None:
 
 def test_a_missing_library_is_a_line(answer: dict[str, Any]) -> None:
     assert answer["refusal"] == (
-        f"no_such_library.so: TensorRT {answer['version']} does not find MrcnnRoIAlign and MrcnnNMS in it: "
-        "run python -m mrcnn.plugins.build"
+        f"no_such_library.so: TensorRT {answer['version']} does not find MrcnnRoIAlign, MrcnnRoIPool and "
+        "MrcnnNMS in it: run python -m mrcnn.plugins.build"
     )
 
 

@@ -15,7 +15,7 @@ from mrcnn.errors import MissingRequirementError, MrcnnError
 from mrcnn.runtime.engine import backend as backend_module
 from mrcnn.runtime.engine.checks import read_plan, read_sidecar
 from mrcnn.runtime.engine.plan import Plan, open_plan
-from mrcnn.runtime.engine.tensorrt import ErrorLog, error_log, import_tensorrt, load_plugins
+from mrcnn.runtime.engine.tensorrt import PLUGINS, ErrorLog, error_log, import_tensorrt, load_plugins
 from mrcnn.sidecar import Profile
 from tests.runtime.conftest import DESCRIPTION, MASK_SIZE
 from tests.runtime.engine.conftest import PROFILES, Lab, inputs, within
@@ -150,7 +150,7 @@ def test_one_logger_for_all(make_lab: MakeLab) -> None:
 @pytest.fixture
 def library(tmp_path: Path) -> Path:
     path = tmp_path / "libmrcnn_plugins.so"
-    path.write_text("MrcnnRoIAlign MrcnnNMS", encoding="utf-8")
+    path.write_text(" ".join(PLUGINS), encoding="utf-8")
     return path
 
 
@@ -163,7 +163,12 @@ def test_plugins_are_loaded_once(library: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "absent"),
-    [(None, "MrcnnRoIAlign and MrcnnNMS"), ("", "MrcnnRoIAlign and MrcnnNMS"), ("MrcnnNMS", "MrcnnRoIAlign")],
+    [
+        (None, "MrcnnRoIAlign, MrcnnRoIPool and MrcnnNMS"),
+        ("", "MrcnnRoIAlign, MrcnnRoIPool and MrcnnNMS"),
+        ("MrcnnNMS", "MrcnnRoIAlign and MrcnnRoIPool"),
+        ("MrcnnNMS MrcnnRoIPool", "MrcnnRoIAlign"),
+    ],
 )
 def test_a_library_without_the_plugins(library: Path, content: str | None, absent: str) -> None:
     library.unlink() if content is None else library.write_text(content, encoding="utf-8")
@@ -273,7 +278,7 @@ def test_host_code_is_allowed_where_there_is_some(
 ) -> None:
     lab = make_lab(**flags)
     if not flags["plugins_embedded"]:
-        lab.trt.registry.creators |= {(name, "1", "mrcnn") for name in ("MrcnnRoIAlign", "MrcnnNMS")}
+        lab.trt.registry.creators |= {(name, "1", "mrcnn") for name in PLUGINS}
     seen = []
     deserialize = lab.trt.runtime_type.deserialize_cuda_engine
 
