@@ -249,6 +249,8 @@ class ModelDescription:
         width: multiplier of the trunk's channels, for architectures that have one (MobileNet).
         norm: "batch" for trainable batch norm in the trunk, "frozen" for torchvision's FrozenBatchNorm2d.
         norm_eps: epsilon of the trunk's norm layers (torchvision's COCO_V1 weights use 0.0).
+        head_norm: of models with norms in pyramid and heads (`_fpn_v2`): "batch", or "group" with 32 groups (Wu
+            and He 2018, https://arxiv.org/abs/1803.08494).
         stride_in_1x1: a ResNet's stages begin with the stride in the first convolution of a block, as in the
             ResNets of Caffe, not in the second.
         keypoints: of a Keypoint R-CNN, which points it finds; None for every other model.
@@ -259,6 +261,7 @@ class ModelDescription:
     width: float = 1.0
     norm: str = "batch"
     norm_eps: float = 1e-5
+    head_norm: str = "batch"
     stride_in_1x1: bool = False
     resize: ResizeRule = field(default_factory=ResizeRule)
     normalization: Normalization = field(default_factory=Normalization)
@@ -281,6 +284,9 @@ class ModelDescription:
         _require("width", self.width, 0.05, 8)
         _require("norm_eps", self.norm_eps, 0, 1)
         _require_one_of("norm", self.norm, ("batch", "frozen"))
+        _require_one_of("head_norm", self.head_norm, ("batch", "group"))
+        if self.head_norm != "batch" and not self.architecture.endswith("_fpn_v2"):
+            raise MrcnnError(f"head_norm {self.head_norm!r} is for models named …_fpn_v2")
         if self.rois.mode != "avg" and (self.has_masks or len(self.anchors.sizes) > 1):
             raise MrcnnError(f"rois: mode {self.rois.mode!r} is for models with one map and no masks")
         if (self.detector == "keypointrcnn") != (self.keypoints is not None):

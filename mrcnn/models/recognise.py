@@ -18,6 +18,7 @@ Weights = Mapping[str, Tensor]
 _CLS_SCORE = "roi_heads.box_predictor.cls_score.weight"
 _BBOX_PRED = "roi_heads.box_predictor.bbox_pred.weight"
 _FC6 = "roi_heads.box_head.fc6.weight"
+_V2_NORM = "roi_heads.box_head.0.1"
 _HEATMAPS = "roi_heads.keypoint_predictor.kps_score_lowres.weight"
 
 _PERSON = ((BACKGROUND, "person"), "class name: person, since there are 2 classes and 17 key points")
@@ -56,6 +57,9 @@ def recognise(state_dict: Weights) -> tuple[ModelDescription, tuple[str, ...]]:
     architecture = f"{detector}_{trunk}{_neck(state_dict, trunk)}"
     norm, norm_eps, assumptions = _norm(state_dict, trunk)
     fields = _shapes(state_dict, trunk)
+    if architecture.endswith("_fpn_v2") and f"{_V2_NORM}.running_mean" not in state_dict:
+        fields["head_norm"] = "group"
+        assumptions.append("32 groups in the group norm of pyramid and heads")
     assumptions.append("image size, thresholds and anchors: torchvision's defaults")
     if detector == "keypointrcnn":
         fields["keypoints"], named = key_points(state_dict)

@@ -1,9 +1,12 @@
 """Faster, Mask and Keypoint R-CNN on a ResNet with a feature pyramid, with torchvision's parameter names.
 
 The `_v2` models are those of "Benchmarking Detection Transfer Learning with Vision Transformers"
-(https://arxiv.org/abs/2111.11429): batch norm in FPN and heads, a deeper RPN head and box head.
+(https://arxiv.org/abs/2111.11429): batch norm in FPN and heads, or group norm in its place, a deeper RPN head
+and box head.
 """
 
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -18,6 +21,10 @@ from mrcnn.models.parts import DETECTORS, PYRAMID, rcnn_arguments
 from mrcnn.models.resnet import STAGE_CHANNELS, trunk
 
 FPN_CHANNELS = 256
+NORMS: Mapping[str, Callable[..., nn.Module]] = {
+    "batch": nn.BatchNorm2d,
+    "group": partial(nn.GroupNorm, 32),
+}
 
 _STAGES = {"layer1": "0", "layer2": "1", "layer3": "2", "layer4": "3"}
 _HEAD_LAYERS = [256, 256, 256, 256]
@@ -30,8 +37,10 @@ def resnet_fpn(description: ModelDescription) -> GeneralizedRCNN:
 def resnet_fpn_v2(description: ModelDescription) -> GeneralizedRCNN:
     heads = _v2_heads(description)
     if description.has_masks:
-        heads["mask_head"] = MaskRCNNHeads(FPN_CHANNELS, _HEAD_LAYERS, 1, norm_layer=nn.BatchNorm2d)
-    backbone = _backbone(description, fpn_norm=nn.BatchNorm2d)
+        heads["mask_head"] = MaskRCNNHeads(
+            FPN_CHANNELS, _HEAD_LAYERS, 1, norm_layer=NORMS[description.head_norm]
+        )
+    backbone = _backbone(description, fpn_norm=NORMS[description.head_norm])
     return DETECTORS[description.detector](backbone, **heads, **rcnn_arguments(description, PYRAMID))
 
 
@@ -41,7 +50,7 @@ def _v2_heads(description: ModelDescription) -> dict[str, nn.Module]:
     return {
         "rpn_head": RPNHead(FPN_CHANNELS, anchors, conv_depth=2),
         "box_head": FastRCNNConvFCHead(
-            (FPN_CHANNELS, size, size), _HEAD_LAYERS, [1024], norm_layer=nn.BatchNorm2d
+            (FPN_CHANNELS, size, size), _HEAD_LAYERS, [1024], norm_layer=NORMS[description.head_norm]
         ),
     }
 

@@ -46,6 +46,9 @@ ROWS: Mapping[str, Callable[[], ModelDescription]] = {
     "Mask R-CNN, ResNet-50-FPN": lambda: small_description("maskrcnn_resnet50_fpn"),
     "Mask R-CNN, ResNet-50-FPN, padded to a square": matterport,
     "Mask R-CNN, ResNet-50-FPN v2": lambda: small_description("maskrcnn_resnet50_fpn_v2"),
+    "Mask R-CNN, ResNet-50-FPN v2 with group norm": lambda: replace(
+        small_description("maskrcnn_resnet50_fpn_v2"), head_norm="group"
+    ),
     "Mask R-CNN, ResNet-101-FPN": lambda: small_description("maskrcnn_resnet101_fpn"),
     "Mask R-CNN, ResNeXt-101-32x8d-FPN": lambda: small_description("maskrcnn_resnext101_32x8d_fpn"),
     "Mask R-CNN, ResNeXt-101-64x4d-FPN": lambda: small_description("maskrcnn_resnext101_64x4d_fpn"),
@@ -89,15 +92,15 @@ def plugins_of(description: ModelDescription) -> list[str]:
 
 
 def checkpoint_of(description: ModelDescription, *, seed: int = 0) -> Checkpoint:
-    weights = settled_weights(description.architecture, seed)
+    weights = settled_weights(description.architecture, description.head_norm, seed)
     return Checkpoint(description=description, state_dict=weights, training={})
 
 
 @lru_cache(maxsize=1)
-def settled_weights(architecture: str, seed: int) -> Mapping[str, Tensor]:
-    """Of `small_description(architecture)`; poolings and resizes have none."""
+def settled_weights(architecture: str, head_norm: str, seed: int) -> Mapping[str, Tensor]:
+    """Of `small_description(architecture)` with these norms; poolings and resizes have no weights."""
     torch.manual_seed(seed)
-    model = build_model(small_description(architecture))
+    model = build_model(replace(small_description(architecture), head_norm=head_norm))
     settle_norms(model)
     return model.state_dict()
 
