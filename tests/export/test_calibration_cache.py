@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mrcnn.errors import MrcnnError
-from mrcnn.export.precision.cache import check_destination, load_cache, save_cache
+from mrcnn.export.precision.cache import StaleCacheError, check_destination, load_cache, save_cache
 from mrcnn.export.precision.statistics import BINS, Statistics
 
 BINDING = {"weights": "w", "graph": "g", "images": "i", "settings": "s"}
@@ -62,6 +62,19 @@ def test_numbers_that_no_picture_gives_are_refused(fields: dict[str, Any], tmp_p
         load_cache(written(tmp_path / "c", **fields), BINDING, channels=CHANNELS)
 
 
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("weights", "other weights"),
+        ("images", "other pictures, or another --calib-limit"),
+        ("graph", "another graph"),
+    ],
+)
+def test_a_cache_of_something_else_is_refused(key: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(StaleCacheError, match=f"was made from {words}: --recalibrate"):
+        load_cache(written(tmp_path / "c"), BINDING | {key: "other"}, channels=CHANNELS)
+
+
 def _edit(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], object]:
     """Its arrays, of which the header is a dict, written again."""
 
@@ -101,6 +114,9 @@ def _directory(offset: int, value: int) -> Callable[[Path], object]:
     "tamper",
     [
         lambda path: path.write_bytes(path.read_bytes()[:200]),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(b"\x80\x04cos\nsystem\n"),
+        lambda path: path.write_bytes(path.read_bytes().replace(b"header", b"hunter")),
         _flip,
         _directory(10, 99),  # compressed in a way that there is not
         _directory(8, 1),  # encrypted
