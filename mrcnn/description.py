@@ -249,8 +249,8 @@ class ModelDescription:
         width: multiplier of the trunk's channels, for architectures that have one (MobileNet).
         norm: "batch" for trainable batch norm in the trunk, "frozen" for torchvision's FrozenBatchNorm2d.
         norm_eps: epsilon of the trunk's norm layers (torchvision's COCO_V1 weights use 0.0).
-        head_norm: of models with norms in pyramid and heads (`_fpn_v2`): "batch", or "group" with 32 groups (Wu
-            and He 2018, https://arxiv.org/abs/1803.08494).
+        head_norm: of models with norms in pyramid and heads (`_fpn_v2`): "batch", or "group" with 32 groups
+            (Wu and He 2018, https://arxiv.org/abs/1803.08494).
         stride_in_1x1: a ResNet's stages begin with the stride in the first convolution of a block, as in the
             ResNets of Caffe, not in the second.
         keypoints: of a Keypoint R-CNN, which points it finds; None for every other model.

@@ -22,10 +22,8 @@ _ALL = _NUMBERS | {TensorProto.BOOL}
 SUPPORTED: Mapping[str, frozenset[int]] = {
     "And": frozenset({TensorProto.BOOL}),
     "Cast": _ALL | {TensorProto.UINT8},
-    **dict.fromkeys(
-        ("Clip", "Conv", "ConvTranspose", "Exp", "Gemm", "MatMul", "MaxPool", "Resize", "Sigmoid", "Softmax"),
-        _FLOATS,
-    ),
+    **dict.fromkeys(("Clip", "Conv", "ConvTranspose", "Exp", "Gemm", "InstanceNormalization"), _FLOATS),
+    **dict.fromkeys(("MatMul", "MaxPool", "Resize", "Sigmoid", "Softmax"), _FLOATS),
     **dict.fromkeys(
         ("Add", "Div", "Greater", "GreaterOrEqual", "Less", "Max", "Min", "Mul", "Sub", "Pad", "Range"),
         _NUMBERS,

@@ -18,9 +18,6 @@ from mrcnn.export.precision.statistics import BINS, Collector, Statistics, obser
 from mrcnn.runtime import Runtime
 from tests.export.photographs import make_photographs
 
-NAMES = ("x", "z")
-BINDING = {"weights": "w", "graph": "g", "images": "i", "settings": "s"}
-
 
 def test_the_command_knows_the_observers_by_name() -> None:
     assert tuple(OBSERVERS) == OBSERVER_NAMES

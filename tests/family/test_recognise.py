@@ -29,6 +29,18 @@ def test_every_torchvision_model_is_known_by_its_keys(architecture: str) -> None
     assert {name: tensor.shape for name, tensor in again.items()} == {n: t.shape for n, t in weights.items()}
 
 
+@pytest.mark.parametrize("head_norm", ["batch", "group"])
+def test_norms_of_pyramid_and_heads_are_known(head_norm: str) -> None:
+    description = describe("maskrcnn_resnet50_fpn_v2", CLASSES, head_norm=head_norm)
+    with torch.device("meta"):
+        model = build_model(description)
+    kinds = {type(part) for name, part in model.named_modules() if "norm" in type(part).__name__.lower()}
+    assert (torch.nn.GroupNorm in kinds) == (head_norm == "group")
+    found, assumptions = recognise(model.state_dict())
+    assert found.head_norm == head_norm
+    assert any("32 groups" in line for line in assumptions) == (head_norm == "group")
+
+
 def test_the_printed_mobilenet_model_loads_as_it_is() -> None:
     """torchvision's tutorial: 15 anchors a place, 7x7 and 14x14 regions, 62720 → 1024 → 1024, two classes."""
     backbone = mobilenet_v2(weights=None).features
