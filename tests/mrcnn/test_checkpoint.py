@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torchvision.models import detection
 
-from mrcnn.checkpoint import load_checkpoint, save_checkpoint
+from mrcnn.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from mrcnn.description import ModelDescription
 from mrcnn.errors import MrcnnError
 from mrcnn.models import architectures, build_model
@@ -280,3 +280,14 @@ def test_unknown_architecture_lists_the_known_ones() -> None:
     with pytest.raises(MrcnnError) as error:
         build_model(description)
     assert all(name in str(error.value) for name in architectures())
+
+
+def test_a_model_with_weights_draws_no_random_numbers() -> None:
+    description = ModelDescription(
+        architecture="maskrcnn_mobilenet_v2_fpn", class_names=("__background__", "disc"), width=0.25
+    )
+    weights = build_model(description).state_dict()
+    before = torch.get_rng_state()
+    model = Checkpoint(description=description, state_dict=weights, training={}).build()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
