@@ -1,5 +1,5 @@
-// RoIPool on the GPU. A block pools one RoI for a slab of channels, a thread one bin of one channel at a time;
-// the pixels of the bins depend on a row and a column only, so that they are found once per block.
+// RoIPool on the GPU. A block pools one RoI for a slab of channels, a thread one bin of one channel at a
+// time; the pixels of the bins depend on a row and a column only, so that they are found once per block.
 
 #include <cuda_fp16.h>
 

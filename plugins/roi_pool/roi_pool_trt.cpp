@@ -105,9 +105,9 @@ void RoIPoolOp::check(const Attributes& attributes, const PluginTensorDesc* inpu
     const nvinfer1::Dims &features = inputs[kFeatures].dims, &rois = inputs[kRois].dims;
     require_dims("rois", rois, {features.d[0], -1, 4});
     require_linear("the output", outputs[0], inputs[kFeatures].type, "of the features' type");
-    require_dims("the output", outputs[0].dims,
-                 {rois.d[0] * rois.d[1], features.d[1], attributes.pooled_shape[0],
-                  attributes.pooled_shape[1]});
+    require_dims(
+        "the output", outputs[0].dims,
+        {rois.d[0] * rois.d[1], features.d[1], attributes.pooled_shape[0], attributes.pooled_shape[1]});
 }
 
 MrcnnStatus RoIPoolOp::enqueue(const Attributes& attributes, const PluginTensorDesc* input_descs,

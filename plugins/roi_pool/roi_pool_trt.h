@@ -1,7 +1,7 @@
 // MrcnnRoIPool as a TensorRT plugin; see common/trt_plugin.h for what each member is for.
 //
-// Inputs: features (B, C, H, W), FP32 or FP16; rois (B, R, 4), FP32. Output: (B * R, C, S, T) of the features'
-// type. All linear.
+// Inputs: features (B, C, H, W), FP32 or FP16; rois (B, R, 4), FP32. Output: (B * R, C, S, T) of the
+// features' type. All linear.
 #ifndef MRCNN_PLUGINS_ROI_POOL_ROI_POOL_TRT_H_
 #define MRCNN_PLUGINS_ROI_POOL_ROI_POOL_TRT_H_
 

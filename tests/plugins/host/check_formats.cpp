@@ -171,10 +171,10 @@ CHECK(formats_null, "wrong positions, counts and null lists are answered with no
     for (const char* op : kOps) {
         const Note note(op);
         const Plugin plugin = create(op, fields_of(op));
-        const Combination combination =
-            op == std::string(kNMS)       ? kNMSCombination
-            : op == std::string(kRoIPool) ? Combination{kFloatLinear, kFloatLinear, kFloatLinear}
-                                          : *roi_align_combinations(4).begin();
+        const Combination combination = op == std::string(kNMS) ? kNMSCombination
+                                        : op == std::string(kRoIPool)
+                                            ? Combination{kFloatLinear, kFloatLinear, kFloatLinear}
+                                            : *roi_align_combinations(4).begin();
         const std::vector<DynamicPluginTensorDesc> tensors = describe(combination);
         const auto total = static_cast<std::int32_t>(tensors.size());
         const std::int32_t outputs = plugin.build().getNbOutputs(), inputs = total - outputs;

@@ -223,9 +223,9 @@ RoIPoolData::RoIPoolData(const Tensors& tensors, std::uint32_t seed) {
     const auto [batch, channels, height, width] = sizes_of(tensors.inputs[0]);
     std::vector<float> features(static_cast<std::size_t>(batch * channels * height * width));
     for (float& value : features) value = random.between(-1.0f, 1.0f);
-    const std::vector<float> rois = random_rois(random, batch * tensors.inputs[1].dims.d[1],
-                                                16.0f * static_cast<float>(height),
-                                                16.0f * static_cast<float>(width));
+    const std::vector<float> rois =
+        random_rois(random, batch * tensors.inputs[1].dims.d[1], 16.0f * static_cast<float>(height),
+                    16.0f * static_cast<float>(width));
     inputs = {pack(features, tensors.inputs[0]), bytes_of(rois)};
 }
 
