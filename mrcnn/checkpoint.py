@@ -23,6 +23,7 @@ from mrcnn.errors import MrcnnError
 from mrcnn.files import atomic_path
 from mrcnn.imports import codebase_of
 from mrcnn.imports.given import Given, read_given
+from mrcnn.imports.renamed import spelled
 from mrcnn.imports.wrapped import unwrap
 from mrcnn.models import build_model
 from mrcnn.pickles import Inert, load_arrays, load_torch, refusal
@@ -53,20 +54,29 @@ class Checkpoint:
         """
         for name, tensor in self.state_dict.items():
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                raise MrcnnError(f"the weights are damaged: {name!r} holds NaN or infinite values")
+                raise MrcnnError(f"the weights are damaged: {self._shown(name)} holds NaN or infinite values")
         model = build_model(self.description)
-        try:
-            missing, unexpected = model.load_state_dict(self.state_dict, strict=False)
-        except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1].strip()
-            raise MrcnnError(f"the weights do not fit {self.description.architecture}: {reason}") from error
-        for keys, problem in ((missing, "lack"), (unexpected, "have the surplus")):
-            if keys:
-                raise MrcnnError(
-                    f"the weights do not fit {self.description.architecture}: they {problem} key {keys[0]!r}"
-                    + (f" and {len(keys) - 1} more" if len(keys) > 1 else "")
-                )
+        self._check_keys(model.state_dict())
+        model.load_state_dict(self.state_dict, strict=False)
         return model.eval()
+
+    def _check_keys(self, wanted: Mapping[str, Tensor]) -> None:
+        """Raises MrcnnError where names or shapes are not those of the model's weights."""
+        unfit = f"the weights do not fit {self.description.architecture}"
+        missing, surplus = (wanted.keys() - self.state_dict.keys(), self.state_dict.keys() - wanted.keys())
+        for keys, problem in ((missing, "lack"), (surplus, "have the surplus")):
+            # How many batches were seen is of no use here, and PyTorch does without it.
+            names = sorted(name for name in keys if not name.endswith("num_batches_tracked"))
+            if names:
+                more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+                raise MrcnnError(f"{unfit}: they {problem} key {self._shown(names[0])}{more}")
+        for name, tensor in self.state_dict.items():
+            shape, needed = tuple(tensor.shape), tuple(wanted.get(name, tensor).shape)
+            if shape != needed:
+                raise MrcnnError(f"{unfit}: {self._shown(name)} has shape {shape}, where {needed} is needed")
+
+    def _shown(self, name: str) -> str:
+        return spelled(self.state_dict, name)
 
     @property
     def weights_sha256(self) -> str:
@@ -201,6 +211,7 @@ def _own_checkpoint(document: Mapping[str, Any], given: Given) -> Checkpoint:
         raise MrcnnError(
             f"checkpoint format version {version!r}, but this program reads {_FORMAT_VERSION}: update mrcnn"
         )
+    given.refuse_config_of_another("mrcnn")
     for key, kind in (("description", dict), ("state_dict", dict), ("training", dict)):
         if not isinstance(document.get(key), kind):
             raise MrcnnError(f"the checkpoint's {key!r} is missing or no dict")

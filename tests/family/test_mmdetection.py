@@ -206,20 +206,23 @@ def pyramid() -> dict[str, Tensor]:
             "'neck.fpn_convs.4.conv.weight' has no",
         ),
         ({"rpn_head.rpn_conv.0.conv.weight": torch.zeros(1)}, "'rpn_head.rpn_conv.0.conv.weight' has no"),
-        ({"roi_head.bbox_head.fc_cls.weight": None}, "no counterpart of 'roi_heads.box_predictor.cls_score"),
+        ({"roi_head.bbox_head.fc_cls.weight": None}, "the weights lack 'roi_head.bbox_head.fc_cls.weight'"),
         (
             {"roi_head.bbox_head.0.fc_cls.weight": torch.zeros(1)},
             "'roi_head.bbox_head.0.fc_cls.weight' has",
         ),
-        ({"roi_head.bbox_head.fc_cls.bias": torch.tensor(0.0)}, "cls_score.bias' has shape (), which is no"),
+        ({"roi_head.bbox_head.fc_cls.bias": torch.tensor(0.0)}, "fc_cls.bias' has shape (), which is no"),
         (
             {"rpn_head.rpn_reg.weight": torch.zeros(12, 1, 1, 1)},
-            "size mismatch for rpn.head.bbox_pred",
+            "'rpn_head.rpn_reg.weight' has shape (12, 1, 1, 1)",
         ),
-        ({"roi_head.mask_head.conv_logits.bias": None}, "no counterpart of 'roi_heads.mask_predictor"),
+        (
+            {"roi_head.mask_head.conv_logits.bias": None},
+            "lack 'roi_head.mask_head.conv_logits.bias'",
+        ),
         (
             {"backbone.layer2.0.conv2.conv_offset.weight": torch.zeros(1)},
-            "surplus key 'backbone.body.layer2.",
+            "surplus key 'backbone.layer2.",
         ),
     ],
 )
