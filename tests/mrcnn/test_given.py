@@ -189,6 +189,13 @@ def test_a_checkpoint_is_opened_with_it(tmp_path: Path) -> None:
         (["evaluate", "w.pth", "--data", "shapes", "--config", "none.json"], "--config none.json: cannot"),
         (["export", "m.onnx", "--config", "none.json"], "--config is for checkpoints"),
         (["evaluate", "m.onnx", "--data", "shapes", "--config", "none.json"], "--config is for checkpoints"),
+        (["compare", "m.onnx", "m.onnx", "--data", "shapes", "--config", "none.json"], "is for checkpoints"),
+        (["compare", "w.pth", "w.pth", "--data", "shapes", "--config", "none.json"], "none.json: cannot be"),
+        (["train", "--data", "shapes", "--output", "o", "--config", "none.json"], "the checkpoint of --init"),
+        (
+            ["train", "--data", "shapes", "--output", "o", "--init", "w.pth", "--config", "none.json"],
+            "none.json: cannot be read",
+        ),
     ],
 )
 def test_commands_tell_what_is_wrong_with_it(
