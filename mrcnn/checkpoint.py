@@ -8,6 +8,7 @@ import hashlib
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from mrcnn.imports.renamed import spelled
 from mrcnn.imports.wrapped import unwrap
 from mrcnn.models import build_model
 from mrcnn.pickles import Inert, load_arrays, load_torch, refusal
+from mrcnn.strict import shown
 
 _FORMAT = "mrcnn-checkpoint"
 _FORMAT_VERSION = 1
@@ -169,8 +171,13 @@ def _read(path: Path) -> tuple[Any, tuple[str, ...]]:
         raise MrcnnError(f"{path}: is not a file, but a checkpoint is needed")
     if path.stat().st_size == 0:
         raise MrcnnError(f"{path}: the file is empty")
+    if path.suffix.lower() == ".safetensors":
+        raise MrcnnError(
+            f"{path}: safetensors is not read: save the weights with torch.save, as loaded by "
+            "safetensors.torch.load_file"
+        )
     try:
-        if path.suffix == ".pkl":
+        if path.suffix.lower() == ".pkl" and not zipfile.is_zipfile(path):
             return _tensors(load_arrays(path.read_bytes())), ()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on pickle protocols, of which the errors below say enough
@@ -209,7 +216,8 @@ def _own_checkpoint(document: Mapping[str, Any], given: Given) -> Checkpoint:
     version = document.get("format_version")
     if type(version) is not int or version != _FORMAT_VERSION:
         raise MrcnnError(
-            f"checkpoint format version {version!r}, but this program reads {_FORMAT_VERSION}: update mrcnn"
+            f"checkpoint format version {shown(version)}, but this program reads {_FORMAT_VERSION}: "
+            "update mrcnn"
         )
     given.refuse_config_of_another("mrcnn")
     for key, kind in (("description", dict), ("state_dict", dict), ("training", dict)):
@@ -232,9 +240,11 @@ def _plain_tensor(name: Any, value: Any) -> Tensor:
     """One weight as a dense float32 tensor, or as it is where it counts batches."""
     if isinstance(value, Inert):
         raise refusal(value.name)
-    if not isinstance(name, str) or not isinstance(value, Tensor):
+    if not isinstance(name, str):
+        raise MrcnnError(f"not a state dict: the name {shown(name)} is a {type(name).__name__}, not text")
+    if not isinstance(value, Tensor):
         raise MrcnnError(
-            f"not a state dict: the entry {name!r} is a {type(value).__name__}, where a tensor is needed"
+            f"not a state dict: the entry {shown(name)} is a {type(value).__name__}, where a tensor is needed"
         )
     stored = value.layout == torch.strided and not value.is_meta
     # A few bytes can claim terabytes by strides of zero.

@@ -21,6 +21,7 @@ from typing import Any
 from torch import Tensor
 
 from mrcnn.description import (
+    LARGEST_SIDE,
     AnchorRule,
     Normalization,
     ProposalRule,
@@ -191,9 +192,9 @@ def _stored_anchors(weights: Weights) -> AnchorRule | None:
     cells = [weights[f"{_CELLS}.{level}"] for level in range(5) if f"{_CELLS}.{level}" in weights]
     sizes, ratios = [], []
     for boxes in cells:
-        if boxes.ndim != 2 or boxes.shape[1] != 4 or not bool((boxes[:, 2:] - boxes[:, :2] > 0).all()):
+        sides = (boxes[:, 2:] - boxes[:, :2]).double() if boxes.ndim == 2 and boxes.shape[1] == 4 else None
+        if sides is None or not bool(((sides > 0) & (sides <= LARGEST_SIDE)).all()):
             raise MrcnnError(f"'{_CELLS}' are no boxes")
-        sides = (boxes[:, 2:] - boxes[:, :2]).double()
         sizes.append(tuple(dict.fromkeys(round(side) for side in sides.prod(1).sqrt().tolist())))
         shapes = (sides[:, 1] / sides[:, 0]).tolist()
         # 0.3333 is a third, also where it was stored in half precision.

@@ -7,7 +7,8 @@ Its trainer writes the whole config to `config.yaml` beside the checkpoints; the
 from dataclasses import dataclass, field
 from typing import Any
 
-from mrcnn.imports.yaml_tree import Tree, is_numbers, read_yaml, shown
+from mrcnn.imports.yaml_tree import Tree, is_numbers, read_yaml
+from mrcnn.strict import shown
 
 _LARGEST_TOP_K = 3839  # TensorRT's TopK gives no more
 _PYRAMID = ["p2", "p3", "p4", "p5"]

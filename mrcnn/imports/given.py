@@ -66,6 +66,8 @@ def read_given(path: Path | None) -> Given:
     if path is None:
         return Given()
     try:
+        if path.exists() and not path.is_file():  # a pipe has no end
+            raise MrcnnError(f"--config {path}: is not a file")
         if path.stat().st_size > _LARGEST:
             raise MrcnnError(f"--config {path}: larger than {_LARGEST} bytes")
         text = path.read_text(encoding="utf-8")

@@ -34,7 +34,7 @@ class Renamed(dict[str, Tensor]):
             beside = ours.rpartition(".")
             if beside[0] == module and theirs.endswith(f".{beside[2]}"):
                 return repr(f"{theirs.removesuffix(beside[2])}{kind}")
-        return f"the counterpart of torchvision's {name!r}"
+        return f"{name!r} (so called in torchvision)"
 
 
 def rename(weights: Mapping[str, Tensor], names: Names, *, codebase: str) -> Renamed:

@@ -1,12 +1,12 @@
 """Settings written as YAML: read as plain values, and asked for by their dotted names."""
 
 import ast
-import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from mrcnn.errors import MrcnnError
+from mrcnn.strict import shown
 
 # A config of detectron2 has some 10 kB. PyYAML takes seconds for a megabyte.
 _LARGEST = 2**18  # characters
@@ -113,12 +113,6 @@ class Tree:
 
 def is_numbers(value: Any) -> bool:
     return isinstance(value, list | tuple) and all(map(_is_number, value))
-
-
-def shown(value: Any) -> str:
-    """A value as it may stand in a line; aliases can make it endless."""
-    text = reprlib.repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _is_number(value: Any) -> bool:

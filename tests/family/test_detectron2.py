@@ -194,7 +194,7 @@ def test_a_bad_pickle_is_one_line(content: bytes, message: str, tmp_path: Path) 
         ),
         (
             {"backbone.bottom_up.stem.conv1.weight": None},
-            "lack the counterpart of torchvision's 'backbone",
+            "lack 'backbone.body.conv1.weight' (so called in",
         ),
         (
             {"roi_heads.box_predictor.bbox_pred.weight": torch.zeros(12, 1024)},
@@ -214,6 +214,10 @@ def test_a_bad_pickle_is_one_line(content: bytes, message: str, tmp_path: Path) 
         ),
         (
             {f"{CELLS}.0": torch.zeros(3, 4)},
+            "cell_anchors' are no boxes",
+        ),
+        (
+            {f"{CELLS}.0": torch.tensor([[0, 0, torch.inf, torch.inf]])},
             "cell_anchors' are no boxes",
         ),
         (

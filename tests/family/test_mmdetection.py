@@ -162,6 +162,33 @@ def test_a_config_beside_the_checkpoint_is_read_and_not_run(tmp_path: Path) -> N
     assert not (tmp_path / "ran").exists()
 
 
+ENDLESS = "a = [1, 1]\n" + "a = [a, a, a, a, a, a, a, a]\n" * 9  # a repr has 134 million items
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("test_pipeline = [dict(type='Resize', scale=(1e999, 600))]", None),
+        ("model = dict(rpn_head=dict(anchor_generator=dict(scales=[1e999], ratios=[1.0])))", None),
+        ("model = dict(test_cfg=dict(rcnn=dict(score_thr=1e999)))", "inf is no sensible score_threshold"),
+        (
+            f"model = dict(test_cfg=dict(rcnn=dict(max_per_img={'9' * 4000})))",
+            "is no sensible detections_per",
+        ),
+        (f"{ENDLESS}model = dict(rpn_head=dict(anchor_generator=dict(type=a)))", "generator.type [[["),
+    ],
+)
+def test_numbers_without_sense_are_one_line(
+    text: str, message: str | None, pyramid: dict[str, Tensor]
+) -> None:
+    if message is None:  # as what is not written out
+        assert imported(pyramid, Given(mmdetection=text)).description.resize.max_size == 1333
+        return
+    with pytest.raises(MrcnnError, match=re.escape(message)) as error:
+        imported(pyramid, Given(mmdetection=text))
+    assert len(str(error.value)) < 300
+
+
 def test_a_base_of_a_config_is_told_not_to_be_read() -> None:
     said = Given(mmdetection="_base_ = './mask-rcnn_r50_fpn.py'")
     (line,) = (a for a in imported(mask_rcnn_r50_fpn(), said).assumptions if "_base_" in a)

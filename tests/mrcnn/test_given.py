@@ -1,6 +1,7 @@
 """What the user says of a model beside its weights: the file of --config."""
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,9 @@ def test_files_that_are_no_use_are_one_line(
     assert str(error.value).startswith(f"--config {path}")
     with pytest.raises(MrcnnError, match="cannot be read"):
         read_given(tmp_path / "missing.json")
+    os.mkfifo(tmp_path / "pipe.yaml")
+    with pytest.raises(MrcnnError, match=r"pipe\.yaml: is not a file"):
+        read_given(tmp_path / "pipe.yaml")
 
 
 @pytest.mark.parametrize(
