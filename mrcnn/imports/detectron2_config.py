@@ -101,7 +101,7 @@ def _unread(config: Tree, _: Seen, settings: Settings) -> None:
     config.only("VERSION", 2)
     if config.flag("TEST.AUG.ENABLED"):
         settings.lines.append("TEST.AUG is not followed: images are run once, at one size")
-    others = [f"MODEL.{name}" for name in config.keys("MODEL") if name not in _KNOWN]
+    others = [shown(f"MODEL.{name}") for name in config.keys("MODEL") if name not in _KNOWN]
     if others:
         more = f" and {len(others) - 3} more" if len(others) > 3 else ""
         settings.lines.append(

@@ -66,8 +66,11 @@ class Tree:
     def value(self, name: str) -> Any:
         """Of the setting with that dotted name. Texts that are literals are read so, as yacs does."""
         found: Any = self.settings
-        for key in name.split("."):
-            found = found.get(key) if isinstance(found, Mapping) else None
+        keys = name.split(".")
+        for depth, key in enumerate(keys):
+            if found is not None and not isinstance(found, Mapping):
+                raise self.refusal(".".join(keys[:depth]), f"must hold settings (got {shown(found)})")
+            found = None if found is None else found.get(key)
         if isinstance(found, str) and len(found) <= _LONGEST_LITERAL:
             try:
                 return ast.literal_eval(found)

@@ -167,7 +167,7 @@ def test_what_is_not_followed_is_told(pyramid: dict[str, Tensor]) -> None:
     config["MODEL"] |= {"POINT_HEAD": {"NUM_FC": 3}, "RPN": {"PRE_NMS_TOPK_TEST": 6000}}
     lines = read(pyramid, config).assumptions
     assert "TEST.AUG is not followed: images are run once, at one size" in lines
-    assert "not read, as detectron2 itself has no such settings: MODEL.POINT_HEAD" in lines
+    assert "not read, as detectron2 itself has no such settings: 'MODEL.POINT_HEAD'" in lines
     assert "3839 proposals before NMS, not 6000: TensorRT sorts no more" in lines
 
 
@@ -268,6 +268,8 @@ MERGES = "a0: &a0 {x: 1}\n" + "".join(
         ("MODEL: 2020-13-45", "is not YAML of plain values: month must be in 1..12"),
         (f"MODEL: {'9' * 5000}", "is not YAML of plain values: Exceeds the limit"),
         ("MODEL: \x07", "is not YAML of plain values: "),
+        ("MODEL: 5", "MODEL must hold settings (got 5)"),
+        ("MODEL: {RPN: [1]}", "MODEL.RPN must hold settings (got [1])"),
         ("- 1", "must hold a mapping"),
         ("", "must hold a mapping"),
         (
