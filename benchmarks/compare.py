@@ -25,6 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help="checkpoints (.pth), exported models (.onnx, .engine); the first is the others' reference",
     )
+    add(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="what the weights of all the checkpoints do not tell, as for export; exported models hold it",
+    )
     add("--data", metavar="D", help="to measure AP: a COCO document (.json), or coins or shapes")
     add(
         "--images",
@@ -48,6 +54,10 @@ def run(args: argparse.Namespace) -> int:
         raise MrcnnError("nothing to run the models on: name --data or --images")
     if args.data is not None and args.images is not None and len(args.images) > 1:
         raise MrcnnError(f"--images takes one folder, that of --data (got {len(args.images)})")
+    from mrcnn.opening import is_exported
+
+    if args.config is not None and all(map(is_exported, args.models)):
+        raise MrcnnError("--config is for checkpoints: in an exported model that is decided already")
 
     from mrcnn.benchmarks.comparison import measure_models, pictures_of_data, pictures_of_files
     from mrcnn.data.source import open_for_evaluation
@@ -68,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
         repeats=args.repeats,
         warmup=args.warmup,
         threads=args.threads or available_cores(),
+        config=args.config,
     )
     report = {"data": args.data, **figures}
     if args.json is not None:

@@ -21,7 +21,7 @@ from mrcnn.data.coco import CocoDataset
 from mrcnn.data.sample import DetectionDataset
 from mrcnn.evaluation import AveragePrecision, average_precision, map_labels, with_categories
 from mrcnn.findings import Findings, findings_of
-from mrcnn.opening import OpenModel, open_model
+from mrcnn.opening import OpenModel, is_exported, open_model
 from mrcnn.parity_ap import parity_ap
 from mrcnn.runtime import read_image
 from mrcnn.runtime.images import RgbArray
@@ -75,6 +75,7 @@ def measure_models(
     repeats: int,
     warmup: int,
     threads: int,
+    config: Path | None = None,
 ) -> dict[str, Any]:
     """Runs every model on every picture once, and times all of them in turn on a few; JSON-able.
 
@@ -82,6 +83,7 @@ def measure_models(
         paths: of checkpoints and exported models. The first is what the others are compared with.
         data: what the pictures come from, to measure average precision; None to leave that out.
         threads: CPU threads of each model.
+        config: what the weights of the checkpoints do not tell; see `mrcnn.imports.given`.
 
     Raises:
         MrcnnError: a model cannot be used, its classes fit neither the data nor the first model, or no
@@ -89,7 +91,9 @@ def measure_models(
     """
     with ExitStack() as stack:
         opened = [
-            stack.enter_context(open_model(path, threads=threads))
+            stack.enter_context(
+                open_model(path, threads=threads, config=None if is_exported(path) else config)
+            )
             for path in tqdm(paths, desc="opening", unit="model", leave=False, disable=None)
         ]
         contenders = [

@@ -23,7 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--config",
         type=Path,
         metavar="FILE",
-        help="JSON with fields of the model's description (anchors, normalization, …), or mmdetection's .py",
+        help="JSON with fields of the model's description (anchors, normalization, …), detectron2's "
+        "config.yaml, or mmdetection's .py",
     )
     group.add_argument("--class-names", type=Path, metavar="FILE", help="one name a line, without background")
     group.add_argument("--min-size", type=int, metavar="PX", help="shorter side of the resized image")

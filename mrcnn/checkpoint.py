@@ -8,6 +8,7 @@ import hashlib
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +25,11 @@ from mrcnn.errors import MrcnnError
 from mrcnn.files import atomic_path
 from mrcnn.imports import codebase_of
 from mrcnn.imports.given import Given, read_given
+from mrcnn.imports.renamed import spelled
 from mrcnn.imports.wrapped import unwrap
 from mrcnn.models import build_model
 from mrcnn.pickles import Inert, load_arrays, load_torch, refusal
+from mrcnn.strict import shown
 
 _FORMAT = "mrcnn-checkpoint"
 _FORMAT_VERSION = 1
@@ -54,21 +57,30 @@ class Checkpoint:
         """
         for name, tensor in self.state_dict.items():
             if tensor.is_floating_point() and not _all_finite(tensor):
-                raise MrcnnError(f"the weights are damaged: {name!r} holds NaN or infinite values")
+                raise MrcnnError(f"the weights are damaged: {self._shown(name)} holds NaN or infinite values")
         with _NoRandomWeights():
             model = build_model(self.description)
-        try:
-            missing, unexpected = model.load_state_dict(self.state_dict, strict=False)
-        except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1].strip()
-            raise MrcnnError(f"the weights do not fit {self.description.architecture}: {reason}") from error
-        for keys, problem in ((missing, "lack"), (unexpected, "have the surplus")):
-            if keys:
-                raise MrcnnError(
-                    f"the weights do not fit {self.description.architecture}: they {problem} key {keys[0]!r}"
-                    + (f" and {len(keys) - 1} more" if len(keys) > 1 else "")
-                )
+        self._check_keys(model.state_dict())
+        model.load_state_dict(self.state_dict, strict=False)
         return model.eval()
+
+    def _check_keys(self, wanted: Mapping[str, Tensor]) -> None:
+        """Raises MrcnnError where names or shapes are not those of the model's weights."""
+        unfit = f"the weights do not fit {self.description.architecture}"
+        missing, surplus = (wanted.keys() - self.state_dict.keys(), self.state_dict.keys() - wanted.keys())
+        for keys, problem in ((missing, "lack"), (surplus, "have the surplus")):
+            # How many batches were seen is of no use here, and PyTorch does without it.
+            names = sorted(name for name in keys if not name.endswith("num_batches_tracked"))
+            if names:
+                more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+                raise MrcnnError(f"{unfit}: they {problem} key {self._shown(names[0])}{more}")
+        for name, tensor in self.state_dict.items():
+            shape, needed = tuple(tensor.shape), tuple(wanted.get(name, tensor).shape)
+            if shape != needed:
+                raise MrcnnError(f"{unfit}: {self._shown(name)} has shape {shape}, where {needed} is needed")
+
+    def _shown(self, name: str) -> str:
+        return spelled(self.state_dict, name)
 
     @property
     def weights_sha256(self) -> str:
@@ -181,8 +193,13 @@ def _read(path: Path) -> tuple[Any, tuple[str, ...]]:
         raise MrcnnError(f"{path}: is not a file, but a checkpoint is needed")
     if path.stat().st_size == 0:
         raise MrcnnError(f"{path}: the file is empty")
+    if path.suffix.lower() == ".safetensors":
+        raise MrcnnError(
+            f"{path}: safetensors is not read: save the weights with torch.save, as loaded by "
+            "safetensors.torch.load_file"
+        )
     try:
-        if path.suffix == ".pkl":
+        if path.suffix.lower() == ".pkl" and not zipfile.is_zipfile(path):
             return _tensors(load_arrays(path.read_bytes())), ()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on pickle protocols, of which the errors below say enough
@@ -221,8 +238,10 @@ def _own_checkpoint(document: Mapping[str, Any], given: Given) -> Checkpoint:
     version = document.get("format_version")
     if type(version) is not int or version != _FORMAT_VERSION:
         raise MrcnnError(
-            f"checkpoint format version {version!r}, but this program reads {_FORMAT_VERSION}: update mrcnn"
+            f"checkpoint format version {shown(version)}, but this program reads {_FORMAT_VERSION}: "
+            "update mrcnn"
         )
+    given.refuse_config_of_another("mrcnn")
     for key, kind in (("description", dict), ("state_dict", dict), ("training", dict)):
         if not isinstance(document.get(key), kind):
             raise MrcnnError(f"the checkpoint's {key!r} is missing or no dict")
@@ -243,9 +262,11 @@ def _plain_tensor(name: Any, value: Any) -> Tensor:
     """One weight as a dense float32 tensor, or as it is where it counts batches."""
     if isinstance(value, Inert):
         raise refusal(value.name)
-    if not isinstance(name, str) or not isinstance(value, Tensor):
+    if not isinstance(name, str):
+        raise MrcnnError(f"not a state dict: the name {shown(name)} is a {type(name).__name__}, not text")
+    if not isinstance(value, Tensor):
         raise MrcnnError(
-            f"not a state dict: the entry {name!r} is a {type(value).__name__}, where a tensor is needed"
+            f"not a state dict: the entry {shown(name)} is a {type(value).__name__}, where a tensor is needed"
         )
     stored = value.layout == torch.strided and not value.is_meta
     # A few bytes can claim terabytes by strides of zero.

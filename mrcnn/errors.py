@@ -21,12 +21,14 @@ class MissingRequirementError(MrcnnError):
 # Extra of this project -> what it installs. Remedies name these packages rather than 'mrcnn[EXTRA]', since
 # `mrcnn` on PyPI is another project. A test compares the table with pyproject.toml.
 EXTRAS = {
-    "export": ("torch", "torchvision", "onnx", "onnxscript", "pycocotools", "scipy", "matplotlib"),
+    "export": (
+        *("torch", "torchvision", "onnx", "onnxscript", "pycocotools", "scipy", "matplotlib", "pyyaml"),
+    ),
     "gpu": ("onnxruntime-gpu",),
     "engine": ("onnx", "cuda-python", "scipy", "pycocotools"),
     "tensorrt": ("onnx", "cuda-python", "scipy", "pycocotools", "tensorrt"),
     "bench": (
-        *("torch", "torchvision", "onnx", "onnxscript", "pycocotools", "scipy", "matplotlib"),
+        *("torch", "torchvision", "onnx", "onnxscript", "pycocotools", "scipy", "matplotlib", "pyyaml"),
         *("scikit-image", "supervision"),
     ),
 }
@@ -43,6 +45,7 @@ _EXTRA_OF = {
     "pycocotools": "export",
     "matplotlib": "export",
     "scipy": "export",
+    "yaml": "export",
     "skimage": "bench",
     "tensorrt": "tensorrt",
 }

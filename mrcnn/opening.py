@@ -40,6 +40,11 @@ class OpenModel:
     quantized_for: str | None = None
 
 
+def is_exported(path: Path) -> bool:
+    """Whether the file is an exported model, by its name."""
+    return path.suffix in (".onnx", ".engine")
+
+
 @contextmanager
 def open_model(
     path: Path, *, device: str = "cpu", threads: int | None = None, config: Path | None = None
@@ -55,7 +60,7 @@ def open_model(
         MrcnnError: the file is neither a checkpoint nor an exported model, or is not usable, or there is no
             such device for it.
     """
-    if path.suffix in (".onnx", ".engine"):
+    if is_exported(path):
         from mrcnn.runtime import Runtime
 
         if device != "cpu":

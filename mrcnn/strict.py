@@ -1,6 +1,7 @@
 """Plain JSON-like data into dataclasses, refusing what does not fit by name."""
 
 import dataclasses
+import reprlib
 import types
 import typing
 from typing import Any, TypeVar
@@ -56,7 +57,7 @@ def _convert_dataclass(target: type[Any], value: Any, where: str) -> Any:
     fields = {f.name: f for f in dataclasses.fields(target)}
     for key in value:
         if key not in fields:
-            raise MrcnnError(f"{where}: unknown key {key[:60]!r} (known: {', '.join(fields)})")
+            raise MrcnnError(f"{where}: unknown key {shown(key)} (known: {', '.join(fields)})")
     for name, f in fields.items():
         required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
         if required and name not in value:
@@ -75,11 +76,18 @@ def _convert_tuple(members: tuple[Any, ...], value: Any, where: str) -> tuple[An
     return tuple(_convert(member, item, f"{where}[{i}]") for i, (member, item) in enumerate(pairs))
 
 
-def _wrong(where: str, expected: str, value: Any) -> MrcnnError:
+def shown(value: Any) -> str:
+    """A value as it may stand in a line. Lists in lists, each there many times, can be endless."""
     try:
-        shown = repr(value)
+        text = _SHORT.repr(value)
     except ValueError:  # a whole number of thousands of digits
-        shown = "a very long number"
-    return MrcnnError(
-        f"{where}: expected {expected} (got {shown if len(shown) <= 60 else shown[:57] + '...'})"
-    )
+        text = "a very long number"
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _wrong(where: str, expected: str, value: Any) -> MrcnnError:
+    return MrcnnError(f"{where}: expected {expected} (got {shown(value)})")
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60

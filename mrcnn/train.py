@@ -122,6 +122,7 @@ def _add_model_arguments(group: argparse._ArgumentGroup) -> None:
         help="of conv5, the head of C4: 2 as in detectron2 (default), or 1, for masks twice as fine",
     )
     add("--init", metavar="CKPT", help="start from these weights; heads of other shapes anew")
+    add("--config", type=Path, metavar="FILE", help="what the weights of --init do not tell, as for export")
 
 
 def _add_data_arguments(group: argparse._ArgumentGroup) -> None:
@@ -226,12 +227,14 @@ class _Start:
 def _start(args: argparse.Namespace) -> _Start:
     """The description that the arguments ask for, and the weights of --init."""
     if args.init is None:
+        if args.config is not None:
+            raise MrcnnError("--config is for the checkpoint of --init, and there is none")
         weights = None
         description = describe(args.architecture or _DEFAULT_ARCHITECTURE, (BACKGROUND, "object"))
     else:
         from mrcnn.checkpoint import load_checkpoint
 
-        checkpoint = load_checkpoint(args.init)
+        checkpoint = load_checkpoint(args.init, config=args.config)
         weights = checkpoint.state_dict
         description = checkpoint.description
         if args.architecture not in (None, description.architecture):
@@ -355,6 +358,7 @@ def _facts(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "data": args.data,
         "init": args.init,
+        "config": None if args.config is None else str(args.config),
         "versions": {"mrcnn": __version__, **{name: version(name) for name in _RECORDED}},
     }
 

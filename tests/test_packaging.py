@@ -44,6 +44,7 @@ HEAVY = (
     "matplotlib",
     "pycocotools",
     "scipy",
+    "yaml",
 )
 
 # Stands in for a machine where the named packages are not installed.

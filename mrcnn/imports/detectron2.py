@@ -21,6 +21,7 @@ from typing import Any
 from torch import Tensor
 
 from mrcnn.description import (
+    LARGEST_SIDE,
     AnchorRule,
     Normalization,
     ProposalRule,
@@ -30,15 +31,15 @@ from mrcnn.description import (
 from mrcnn.errors import MrcnnError
 from mrcnn.families import COCO_PERSON, describe
 from mrcnn.imports import Translated, Weights
-from mrcnn.imports.given import Given
+from mrcnn.imports.detectron2_config import Seen, Settings, read_settings
+from mrcnn.imports.given import Given, with_fields
+from mrcnn.imports.renamed import Names, rename
 from mrcnn.imports.rows import (
-    Names,
     background_to_the_front,
     change,
     check_anchors,
     number_of_classes,
     ratios_first,
-    rename,
     rgb_first,
     same_for_all,
     usual_rules,
@@ -105,17 +106,15 @@ def translate(weights: Weights, document: Mapping[Any, Any], given: Given) -> Tr
     """A Faster, Mask or Keypoint R-CNN on a ResNet or ResNeXt, C4 or FPN.
 
     Raises:
-        MrcnnError: a key has no counterpart here; the line names it.
+        MrcnnError: a key or a setting has no counterpart here; the line names it.
     """
-    if given.mmdetection is not None:
-        raise MrcnnError("--config is a config of mmdetection, but the weights are detectron2's")
+    given.refuse_config_of_another("detectron2")
     learnt = {name: tensor for name, tensor in weights.items() if not _CONSTANTS.fullmatch(name)}
     state = rename(learnt, _NAMES, codebase="detectron2")
     trunk = resnet_trunk(state)
+    is_c4 = any(name.startswith("roi_heads.box_head.layer4.") for name in state)
+    fields: dict[str, Any] = {}
     assumptions: list[str] = []
-    fields = _conventions(weights, trunk, assumptions)
-    # MODEL.RESNETS.NORM "BN" or "SyncBN" counts its batches, "FrozenBN" does not.
-    fields["norm"] = "batch" if any(name.endswith("num_batches_tracked") for name in state) else "frozen"
     detector = "maskrcnn" if "roi_heads.mask_predictor.mask_fcn_logits.weight" in state else "fasterrcnn"
     if any(name.startswith("roi_heads.keypoint_") for name in state):
         if detector == "maskrcnn":
@@ -124,37 +123,48 @@ def translate(weights: Weights, document: Mapping[Any, Any], given: Given) -> Tr
         fields["keypoints"], line = key_points(state)
         assumptions.append(line)
     classes = number_of_classes(state)
-    class_names, line = class_names_of(classes, of_persons=fields.get("keypoints") == COCO_PERSON)
-    is_c4 = any(name.startswith("roi_heads.res5.") for name in weights)
+    seen = Seen(
+        trunk=trunk,
+        is_c4=is_c4,
+        masks=detector == "maskrcnn",
+        key_points=len(fields.get("keypoints", ())),
+        classes=classes,
+    )
+    settings = Settings() if given.detectron2 is None else read_settings(given.detectron2, seen)
+    # MODEL.RESNETS.NORM "BN" or "SyncBN" counts its batches, "FrozenBN" does not.
+    fields["norm"] = "batch" if any(name.endswith("num_batches_tracked") for name in state) else "frozen"
+    fields |= _conventions(weights, trunk, settings, assumptions)
     rules = _rules(is_c4=is_c4)
     if stored := _stored_anchors(weights):
         rules["anchors"] = stored
-    description = given.applied(
-        describe(f"{detector}_{trunk}_{'c4' if is_c4 else 'fpn'}", class_names, **fields, **rules)
-    )
+    class_names, line = class_names_of(classes, of_persons=fields.get("keypoints") == COCO_PERSON)
+    usual = describe(f"{detector}_{trunk}_{'c4' if is_c4 else 'fpn'}", class_names, **fields, **rules)
+    description = given.applied(with_fields(usual, settings.fields, where="--config"))
     assumptions += [] if "class_names" in given.fields else [line]
     assumptions += same_for_all(state, classes=classes, background=False)
-    _arrange(state, description.anchors)
-    assumptions.append(usual_rules("detectron2", is_c4=is_c4))
+    _arrange(state, description.anchors, bgr=settings.bgr)
+    assumptions += settings.lines if given.detectron2 else [usual_rules("detectron2", is_c4=is_c4)]
     assumptions.append("images are resized by torchvision's bilinear rule; detectron2 used Pillow's")
     return Translated(description, state, tuple(assumptions))
 
 
-def _conventions(weights: Weights, trunk: str, assumptions: list[str]) -> dict[str, Any]:
+def _conventions(weights: Weights, trunk: str, settings: Settings, assumptions: list[str]) -> dict[str, Any]:
     """The fields that say how the trunk was made and what pixels it wants."""
-    mean, std = _pixel_constants(weights, trunk, assumptions)
+    mean, std = _pixel_constants(weights, trunk, settings, assumptions)
     stride_in_1x1 = std == _CAFFE_STD
-    assumptions.append(
-        "the stride of a stage in its "
-        + ("1x1 convolution, as in ResNets of Caffe" if stride_in_1x1 else "3x3 convolution")
-        + ", by the deviation of the pixels: STRIDE_IN_1X1 is not in the weights"
-    )
+    if "stride_in_1x1" not in settings.fields:
+        assumptions.append(
+            "the stride of a stage in its "
+            + ("1x1 convolution, as in ResNets of Caffe" if stride_in_1x1 else "3x3 convolution")
+            + ", by the deviation of the pixels: STRIDE_IN_1X1 is not in the weights"
+        )
+    order = slice(None, None, -1 if settings.bgr else 1)
     return {
         "norm_eps": 1e-5,
         "stride_in_1x1": stride_in_1x1,
         "normalization": Normalization(
-            mean=tuple(value / 255 for value in reversed(mean)),  # type: ignore[arg-type]
-            std=tuple(value / 255 for value in reversed(std)),  # type: ignore[arg-type]
+            mean=tuple(value / 255 for value in mean[order]),  # type: ignore[arg-type]
+            std=tuple(value / 255 for value in std[order]),  # type: ignore[arg-type]
         ),
         "resize": ResizeRule(rounding="nearest"),
     }
@@ -182,9 +192,9 @@ def _stored_anchors(weights: Weights) -> AnchorRule | None:
     cells = [weights[f"{_CELLS}.{level}"] for level in range(5) if f"{_CELLS}.{level}" in weights]
     sizes, ratios = [], []
     for boxes in cells:
-        if boxes.ndim != 2 or boxes.shape[1] != 4 or not bool((boxes[:, 2:] - boxes[:, :2] > 0).all()):
+        sides = (boxes[:, 2:] - boxes[:, :2]).double() if boxes.ndim == 2 and boxes.shape[1] == 4 else None
+        if sides is None or not bool(((sides > 0) & (sides <= LARGEST_SIDE)).all()):
             raise MrcnnError(f"'{_CELLS}' are no boxes")
-        sides = (boxes[:, 2:] - boxes[:, :2]).double()
         sizes.append(tuple(dict.fromkeys(round(side) for side in sides.prod(1).sqrt().tolist())))
         shapes = (sides[:, 1] / sides[:, 0]).tolist()
         # 0.3333 is a third, also where it was stored in half precision.
@@ -201,21 +211,38 @@ def _of_block(name: str) -> str:
 
 
 def _pixel_constants(
-    weights: Weights, trunk: str, assumptions: list[str]
-) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Mean and deviation of the channels, BGR in 0…255."""
-    if "pixel_mean" in weights and "pixel_std" in weights:
-        mean, std = (weights[name].flatten().tolist() for name in ("pixel_mean", "pixel_std"))
-        if len(mean) == len(std) == 3:
-            return (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
-        raise MrcnnError("pixel_mean and pixel_std must have three channels")
-    assumptions.append(f"mean and deviation of the pixels: those of detectron2's own {trunk}, in BGR")
-    return _MEAN, _RESNEXT_STD if trunk.startswith("resnext") else _CAFFE_STD
+    weights: Weights, trunk: str, settings: Settings, assumptions: list[str]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of the channels in 0…255, in the network's order: of the config, else the weights.
+
+    Raises:
+        MrcnnError: there are not three, or the weights have others than the config.
+    """
+    usual = (_MEAN, _RESNEXT_STD if trunk.startswith("resnext") else _CAFFE_STD)
+    found = []
+    for name, said, default in zip(("mean", "std"), (settings.mean, settings.std), usual, strict=True):
+        stored = weights.get(f"pixel_{name}")
+        values = None if stored is None else tuple(stored.flatten().tolist())
+        if values is not None and len(values) != 3:
+            raise MrcnnError("pixel_mean and pixel_std must have three channels")
+        # Half precision has three digits.
+        if said and values and any(abs(a - b) > 1e-3 * abs(a) for a, b in zip(said, values, strict=True)):
+            raise MrcnnError(
+                f"--config: MODEL.PIXEL_{name.upper()} {list(said)}, but the weights hold {list(values)}: "
+                "is it of another model?"
+            )
+        if said is None and values is None:
+            assumptions.append(
+                f"{'mean' if name == 'mean' else 'deviation'} of the pixels: that of detectron2's own {trunk}"
+            )
+        found.append(said or values or default)
+    return found[0], found[1]
 
 
-def _arrange(state: dict[str, Tensor], anchors: AnchorRule) -> None:
+def _arrange(state: dict[str, Tensor], anchors: AnchorRule, *, bgr: bool) -> None:
     """Rows and channels in our order."""
-    change(state, "backbone.body.conv1.weight", rgb_first)
+    if bgr:
+        change(state, "backbone.body.conv1.weight", rgb_first)
     background_to_the_front(state)
     check_anchors(state, anchors)
     sizes, ratios = len(anchors.sizes[0]), len(anchors.aspect_ratios[0])

@@ -5,7 +5,7 @@ JSON with fields of `ModelDescription`, as many as are needed:
     {"anchors": {"sizes": [[16], [32], [64], [128], [256]], "aspect_ratios": [[0.5, 1.0, 2.0], …]},
      "resize": {"min_size": 600, "max_size": 1000}, "class_names": ["cat", "dog"]}
 
-or a whole config of mmdetection (`.py`), which is read, not run.
+or a whole config of detectron2 (`.yaml`) or mmdetection (`.py`), which is read, not run.
 """
 
 import json
@@ -27,10 +27,12 @@ class Given:
 
     Attributes:
         fields: of `ModelDescription`, nested as in its JSON.
+        detectron2: the text of a config of detectron2.
         mmdetection: the text of a config of mmdetection.
     """
 
     fields: Mapping[str, Any] = field(default_factory=dict)
+    detectron2: str | None = None
     mmdetection: str | None = None
 
     def applied(self, description: ModelDescription) -> ModelDescription:
@@ -41,16 +43,31 @@ class Given:
         """
         return with_fields(description, self.fields, where="--config")
 
+    def refuse_config_of_another(self, codebase: str) -> None:
+        """Whether what is given can be of weights from that codebase.
+
+        Raises:
+            MrcnnError: it is a config of another one, which does not say what these weights are.
+        """
+        for other, text in (("detectron2", self.detectron2), ("mmdetection", self.mmdetection)):
+            if other != codebase and text is not None:
+                raise MrcnnError(
+                    f"--config is a config of {other}, but the weights are {codebase}'s: give JSON with "
+                    "fields of the description"
+                )
+
 
 def read_given(path: Path | None) -> Given:
     """The file of `--config`; nothing for None.
 
     Raises:
-        MrcnnError: it cannot be read, or is neither JSON nor a config of mmdetection.
+        MrcnnError: it cannot be read, or is neither JSON nor a config of another codebase.
     """
     if path is None:
         return Given()
     try:
+        if path.exists() and not path.is_file():  # a pipe has no end
+            raise MrcnnError(f"--config {path}: is not a file")
         if path.stat().st_size > _LARGEST:
             raise MrcnnError(f"--config {path}: larger than {_LARGEST} bytes")
         text = path.read_text(encoding="utf-8")
@@ -59,10 +76,7 @@ def read_given(path: Path | None) -> Given:
     if path.suffix == ".py":
         return Given(mmdetection=text)
     if path.suffix in (".yaml", ".yml"):
-        raise MrcnnError(
-            f"--config {path}: YAML is not read: write the fields as JSON, for example "
-            '{"resize": {"min_size": 800, "max_size": 1333}, "detections": {"score_threshold": 0.5}}'
-        )
+        return Given(detectron2=text)
     try:
         fields = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -28,13 +28,12 @@ from mrcnn.imports import Translated, Weights
 from mrcnn.imports.given import Given, with_fields
 from mrcnn.imports.literals import at, is_python
 from mrcnn.imports.mmdetection_config import Settings, read_settings
+from mrcnn.imports.renamed import Names, rename
 from mrcnn.imports.rows import (
-    Names,
     background_to_the_front,
     change,
     check_anchors,
     number_of_classes,
-    rename,
     rgb_first,
     same_for_all,
     usual_rules,
@@ -83,6 +82,7 @@ def translate(weights: Weights, document: Mapping[Any, Any], given: Given) -> Tr
     Raises:
         MrcnnError: a key or a setting has no counterpart here; the line names it.
     """
+    given.refuse_config_of_another("mmdetection")
     learnt = {name: tensor for name, tensor in weights.items() if not _is_copy(name)}
     state = rename(learnt, _NAMES, codebase="mmdetection")
     is_c4 = any(name.startswith("roi_heads.box_head.layer4.") for name in state)

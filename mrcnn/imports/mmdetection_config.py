@@ -4,15 +4,17 @@ Only a whole config is read, as mmdetection writes it into a checkpoint's `meta`
 keys are those of 3.x; where 2.x has others they are named.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from mrcnn.errors import MrcnnError
 from mrcnn.imports.literals import at, read_assignments
+from mrcnn.imports.yaml_tree import is_numbers
+from mrcnn.strict import shown
 
 _PYRAMID, _C4 = [4, 8, 16, 32, 64], [16]
 _FINEST = 56  # pixels of a region that is pooled from the finest map, by default
+_MOST = 1e9  # no setting is beyond it
 _LARGEST_TOP_K = 3839  # TensorRT's TopK gives no more
 
 
@@ -32,6 +34,8 @@ class Settings:
 
     def put(self, group: str, name: str, value: Any, kind: type | tuple[type, ...] = (int, float)) -> None:
         """Sets a field where the value is what it should be."""
+        if isinstance(value, int | float) and not -_MOST <= value <= _MOST:  # NaN is not
+            raise MrcnnError(f"the config: {shown(value)} is no sensible {name}")
         if isinstance(value, kind) and not isinstance(value, bool):
             self.fields.setdefault(group, {})[name] = value
 
@@ -92,15 +96,18 @@ def _anchors(config: dict[str, Any], settings: Settings) -> None:
         raise MrcnnError("model.rpn_head.anchor_generator.octave_base_scale has no counterpart: give scales")
     scales, ratios, strides = (_numbers(rule.get(name)) for name in ("scales", "ratios", "strides"))
     if not (scales and ratios and strides):
+        settings.lines.append("the anchors of the config are not read: they are not written out as numbers")
         return
     if strides not in (_PYRAMID, _C4):
         raise MrcnnError(
-            f"model.rpn_head.anchor_generator.strides {strides} are not those of the feature maps: "
+            f"model.rpn_head.anchor_generator.strides {shown(strides)} are not those of the feature maps: "
             f"{_PYRAMID}, or {_C4} for C4"
         )
     sizes = [[base * scale for scale in scales] for base in _numbers(rule.get("base_sizes")) or strides]
     if any(size != round(size) for level in sizes for size in level):
-        raise MrcnnError(f"model.rpn_head.anchor_generator: anchors of whole pixels are needed (got {sizes})")
+        raise MrcnnError(
+            f"model.rpn_head.anchor_generator: anchors of whole pixels are needed (got {shown(sizes)})"
+        )
     settings.fields["anchors"] = {
         "sizes": [[round(size) for size in level] for level in sizes],
         "aspect_ratios": [[float(ratio) for ratio in ratios]] * len(sizes),
@@ -195,14 +202,13 @@ def _nms(rule: Any, part: str) -> Any:
 def _refuse_other(path: str, rule: dict[str, Any], name: str, usual: Any) -> None:
     value = rule.get(name, usual)
     if value != usual:
-        raise MrcnnError(f"{path}.{name} {value!r} has no counterpart: {usual!r} is supported")
+        raise MrcnnError(f"{path}.{name} {shown(value)} has no counterpart: {usual!r} is supported")
 
 
 def _numbers(values: Any) -> list[float]:
     """The list where it holds numbers alone; else none. A single number is a list of one."""
     listed = values if isinstance(values, list) else [values]
-    is_number: Callable[[Any], bool] = lambda v: isinstance(v, int | float) and not isinstance(v, bool)  # noqa: E731
-    return listed if all(map(is_number, listed)) else []
+    return listed if is_numbers(listed) else []
 
 
 def _steps(pipeline: Any) -> list[Any]:

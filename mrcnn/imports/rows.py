@@ -1,7 +1,6 @@
 """What all codebases need: other names, and output channels in another order."""
 
-import re
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from functools import partial
 
 import torch
@@ -9,9 +8,7 @@ from torch import Tensor
 
 from mrcnn.description import AnchorRule
 from mrcnn.errors import MrcnnError
-
-# A pattern of their names, and our name for what it has matched.
-Names = Iterable[tuple[str, Callable[[re.Match[str]], str]]]
+from mrcnn.imports.renamed import spelled
 
 _CLS_SCORE = "roi_heads.box_predictor.cls_score"
 _BBOX_PRED = "roi_heads.box_predictor.bbox_pred"
@@ -19,25 +16,6 @@ _MASK_LOGITS = "roi_heads.mask_predictor.mask_fcn_logits"
 _OBJECTNESS = "rpn.head.cls_logits.weight"
 # Layers with rows for every class: how many a class has, and what they give.
 _PER_CLASS = ((_BBOX_PRED, 4, "box regression"), (_MASK_LOGITS, 1, "masks"))
-
-
-def rename(weights: Mapping[str, Tensor], names: Names, *, codebase: str) -> dict[str, Tensor]:
-    """The weights under our names.
-
-    Raises:
-        MrcnnError: one has no counterpart here.
-    """
-    return {_renamed(name, names, codebase): tensor for name, tensor in weights.items()}
-
-
-def _renamed(name: str, names: Names, codebase: str) -> str:
-    for pattern, ours in names:
-        if match := re.fullmatch(pattern, name):
-            return ours(match)
-    raise MrcnnError(
-        f"the {codebase} weight {name!r} has no counterpart: Faster, Mask and Keypoint R-CNN on ResNet or "
-        "ResNeXt, with C4 or FPN, are imported"
-    )
 
 
 def usual_rules(codebase: str, *, is_c4: bool) -> str:
@@ -54,7 +32,8 @@ def number_of_classes(state: Mapping[str, Tensor]) -> int:
     """
     rows = state.get(f"{_CLS_SCORE}.weight")
     if rows is None or rows.ndim != 2 or len(rows) < 2:
-        raise MrcnnError(f"the weights have no counterpart of '{_CLS_SCORE}.weight', or not as a matrix")
+        shown = spelled(state, f"{_CLS_SCORE}.weight")
+        raise MrcnnError(f"the weights lack {shown}, or have it not as a matrix of two rows or more")
     return len(rows) - 1
 
 
@@ -92,8 +71,8 @@ def same_for_all(state: MutableMapping[str, Tensor], *, classes: int, background
             continue
         if count != per_class and not (background and count == 2 * per_class):
             raise MrcnnError(
-                f"'{layer}.weight' has {count} rows, where {per_class} for each of {classes} classes, or "
-                f"{per_class} for all (class-agnostic), are expected"
+                f"{spelled(state, f'{layer}.weight')} has {count} rows, where {per_class} for each of "
+                f"{classes} classes, or {per_class} for all (class-agnostic), are expected"
             )
         for kind in ("weight", "bias"):
             change(state, f"{layer}.{kind}", partial(_repeated, per_class=per_class, times=classes))
@@ -112,12 +91,14 @@ def change(state: MutableMapping[str, Tensor], name: str, how: Callable[[Tensor]
         MrcnnError: it is not there, or of another shape.
     """
     if name not in state:
-        raise MrcnnError(f"the weights have no counterpart of {name!r}: are they a whole detector?")
+        raise MrcnnError(f"the weights lack {spelled(state, name)}: are they a whole detector?")
     try:
         state[name] = how(state[name])
     except (IndexError, RuntimeError, TypeError) as error:  # of a tensor with too few dimensions
         shape = tuple(state[name].shape)
-        raise MrcnnError(f"the weight {name!r} has shape {shape}, which is no such layer's") from error
+        raise MrcnnError(
+            f"the weight {spelled(state, name)} has shape {shape}, which is no such layer's"
+        ) from error
 
 
 def background_first(scores: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from mrcnn.errors import MrcnnError
 from mrcnn.imports import Translated, Weights
 from mrcnn.imports.given import Given
 from mrcnn.imports.rows import check_anchors, same_for_all
@@ -21,11 +20,7 @@ def translate(weights: Weights, document: Mapping[Any, Any], given: Given) -> Tr
     Raises:
         MrcnnError: the keys are not those of such a model; the line names the first that is not.
     """
-    if given.mmdetection is not None:
-        raise MrcnnError(
-            "--config is a config of mmdetection, but the weights are not: give JSON with fields of the "
-            "description"
-        )
+    given.refuse_config_of_another("torchvision")
     state = dict(weights)
     scores = state.get("roi_heads.box_predictor.cls_score.weight")
     classes = len(scores) if scores is not None and scores.ndim else 0

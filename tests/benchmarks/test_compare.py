@@ -85,6 +85,15 @@ def test_a_model_equals_itself(exported: Exported, data: Path, capsys: pytest.Ca
     assert first["speedup"] == 1
 
 
+def test_what_is_said_of_checkpoints_is_not_said_of_exported_models(
+    exported: Exported, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "said.json").write_text('{"detections": {"detections_per_image": 10}}')
+    words = [exported.model, exported.checkpoint, exported.checkpoint, "--config", tmp_path / "said.json"]
+    report = compared(capsys, *words, "--data", data)
+    assert [entry["detections"] for entry in report["models"]] == [60, 30, 30]
+
+
 def test_half_of_the_detections(
     exported: Exported, half: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -190,9 +190,12 @@ def test_a_bad_pickle_is_one_line(content: bytes, message: str, tmp_path: Path) 
         ),
         (
             {"roi_heads.box_predictor.cls_score.weight": None},
-            "no counterpart of 'roi_heads.box_predictor.cls_score.weight'",
+            "the weights lack 'roi_heads.box_predictor.cls_score.weight'",
         ),
-        ({"backbone.bottom_up.stem.conv1.weight": None}, "no counterpart of 'backbone.body.conv1.weight'"),
+        (
+            {"backbone.bottom_up.stem.conv1.weight": None},
+            "lack 'backbone.body.conv1.weight' (so called in",
+        ),
         (
             {"roi_heads.box_predictor.bbox_pred.weight": torch.zeros(12, 1024)},
             "bbox_pred.weight' has 12 rows, where 4 for each of 2 classes, or 4 for all (class-agnostic)",
@@ -203,14 +206,18 @@ def test_a_bad_pickle_is_one_line(content: bytes, message: str, tmp_path: Path) 
         ),
         (
             {"backbone.bottom_up.stem.conv1.weight": torch.zeros(3)},
-            "'backbone.body.conv1.weight' has shape (3,), which is no such layer's",
+            "'backbone.bottom_up.stem.conv1.weight' has shape (3,), which is no such layer's",
         ),
         (
             {"roi_heads.box_head.fc1.weight": torch.zeros(1024, 12)},
-            "size mismatch for roi_heads.box_head.fc6.weight",
+            "'roi_heads.box_head.fc1.weight' has shape (1024, 12), where (1024, 12544) is needed",
         ),
         (
             {f"{CELLS}.0": torch.zeros(3, 4)},
+            "cell_anchors' are no boxes",
+        ),
+        (
+            {f"{CELLS}.0": torch.tensor([[0, 0, torch.inf, torch.inf]])},
             "cell_anchors' are no boxes",
         ),
         (
@@ -221,7 +228,10 @@ def test_a_bad_pickle_is_one_line(content: bytes, message: str, tmp_path: Path) 
             {"roi_heads.keypoint_head.conv_fcn1.weight": torch.zeros(1)},
             "both masks and key points are not supported",
         ),
-        ({"backbone.bottom_up.res5.2.conv3.norm.bias": None}, "lack key 'backbone.body.layer4.2.bn3.bias'"),
+        (
+            {"backbone.bottom_up.res5.2.conv3.norm.bias": None},
+            "key 'backbone.bottom_up.res5.2.conv3.norm.bias'",
+        ),
     ],
 )
 def test_what_does_not_fit_is_named(change: dict[str, Tensor | None], message: str) -> None:

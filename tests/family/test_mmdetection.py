@@ -162,6 +162,33 @@ def test_a_config_beside_the_checkpoint_is_read_and_not_run(tmp_path: Path) -> N
     assert not (tmp_path / "ran").exists()
 
 
+ENDLESS = "a = [1, 1]\n" + "a = [a, a, a, a, a, a, a, a]\n" * 9  # a repr has 134 million items
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("test_pipeline = [dict(type='Resize', scale=(1e999, 600))]", None),
+        ("model = dict(rpn_head=dict(anchor_generator=dict(scales=[1e999], ratios=[1.0])))", None),
+        ("model = dict(test_cfg=dict(rcnn=dict(score_thr=1e999)))", "inf is no sensible score_threshold"),
+        (
+            f"model = dict(test_cfg=dict(rcnn=dict(max_per_img={'9' * 4000})))",
+            "is no sensible detections_per",
+        ),
+        (f"{ENDLESS}model = dict(rpn_head=dict(anchor_generator=dict(type=a)))", "generator.type [[["),
+    ],
+)
+def test_numbers_without_sense_are_one_line(
+    text: str, message: str | None, pyramid: dict[str, Tensor]
+) -> None:
+    if message is None:  # as what is not written out
+        assert imported(pyramid, Given(mmdetection=text)).description.resize.max_size == 1333
+        return
+    with pytest.raises(MrcnnError, match=re.escape(message)) as error:
+        imported(pyramid, Given(mmdetection=text))
+    assert len(str(error.value)) < 300
+
+
 def test_a_base_of_a_config_is_told_not_to_be_read() -> None:
     said = Given(mmdetection="_base_ = './mask-rcnn_r50_fpn.py'")
     (line,) = (a for a in imported(mask_rcnn_r50_fpn(), said).assumptions if "_base_" in a)
@@ -206,20 +233,23 @@ def pyramid() -> dict[str, Tensor]:
             "'neck.fpn_convs.4.conv.weight' has no",
         ),
         ({"rpn_head.rpn_conv.0.conv.weight": torch.zeros(1)}, "'rpn_head.rpn_conv.0.conv.weight' has no"),
-        ({"roi_head.bbox_head.fc_cls.weight": None}, "no counterpart of 'roi_heads.box_predictor.cls_score"),
+        ({"roi_head.bbox_head.fc_cls.weight": None}, "the weights lack 'roi_head.bbox_head.fc_cls.weight'"),
         (
             {"roi_head.bbox_head.0.fc_cls.weight": torch.zeros(1)},
             "'roi_head.bbox_head.0.fc_cls.weight' has",
         ),
-        ({"roi_head.bbox_head.fc_cls.bias": torch.tensor(0.0)}, "cls_score.bias' has shape (), which is no"),
+        ({"roi_head.bbox_head.fc_cls.bias": torch.tensor(0.0)}, "fc_cls.bias' has shape (), which is no"),
         (
             {"rpn_head.rpn_reg.weight": torch.zeros(12, 1, 1, 1)},
-            "size mismatch for rpn.head.bbox_pred",
+            "'rpn_head.rpn_reg.weight' has shape (12, 1, 1, 1)",
         ),
-        ({"roi_head.mask_head.conv_logits.bias": None}, "no counterpart of 'roi_heads.mask_predictor"),
+        (
+            {"roi_head.mask_head.conv_logits.bias": None},
+            "lack 'roi_head.mask_head.conv_logits.bias'",
+        ),
         (
             {"backbone.layer2.0.conv2.conv_offset.weight": torch.zeros(1)},
-            "surplus key 'backbone.body.layer2.",
+            "surplus key 'backbone.layer2.",
         ),
     ],
 )

@@ -3,6 +3,8 @@
 import argparse
 import os
 import pickle
+import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -209,6 +211,40 @@ def test_unusable_files_are_refused_in_one_line(
     assert words in str(error.value)
     assert str(error.value).startswith(str(path))
     assert "\n" not in str(error.value)
+
+
+def test_an_own_checkpoint_that_was_changed_is_one_short_line(tmp_path: Path) -> None:
+    endless: Any = 1
+    for _ in range(12):
+        endless = [endless] * 8
+    own = {"format": "mrcnn-checkpoint", "format_version": 1, "state_dict": {}, "training": {}}
+    whole = COMPACT.to_dict()
+    for change, words in (
+        ({"format_version": 10**400}, "format version 1000"),
+        ({"description": {**whole, 5: 1}}, "unknown key 5"),
+        ({"description": {**whole, "norm_eps": endless}}, "norm_eps: expected float (got [[["),
+        (
+            {"description": whole, "state_dict": {None: torch.zeros(1)}},
+            "name None is a NoneType, not text",
+        ),
+    ):
+        torch.save({**own, **change}, tmp_path / "w.pth")
+        with pytest.raises(MrcnnError, match=re.escape(words)) as error:
+            load_checkpoint(tmp_path / "w.pth")
+        assert len(str(error.value)) < 300 + len(str(tmp_path))
+
+
+def test_a_file_that_unpacks_to_many_times_its_size_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "w.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("w/data.pkl", bytes(2**27))
+    with pytest.raises(MrcnnError, match=r"refused: its \d+ bytes unpack to 134217728"):
+        load_checkpoint(tmp_path / "w.pth")
+
+
+def test_safetensors_are_told_by_name(tmp_path: Path) -> None:
+    (tmp_path / "w.safetensors").write_bytes(bytes(100))
+    with pytest.raises(MrcnnError, match="safetensors is not read: "):
+        load_checkpoint(tmp_path / "w.safetensors")
 
 
 @pytest.mark.parametrize(

@@ -144,6 +144,9 @@ def test_train_on_a_coco_dataset_from_start_weights(
     path.write_text(json.dumps(document))
     arguments = ["--data", str(path), "--images", str(coco_folder / "images"), "--init", str(checkpoint)]
     shared = [*TINY[2:], "--iterations", "1", "--val", str(path), "--val-images", str(coco_folder / "images")]
+    config = tmp_path / "said.json"
+    config.write_text('{"detections": {"score_threshold": 0.3}}')
+    shared += ["--config", str(config)]
     assert main(["train", *arguments, *shared, "--output", str(tmp_path / "run")]) == 0
     fresh = [line for line in capsys.readouterr().err.splitlines() if line.startswith("random start weights")]
     assert len(fresh) == 1
@@ -151,6 +154,8 @@ def test_train_on_a_coco_dataset_from_start_weights(
     trained = load_checkpoint(tmp_path / "run" / "model.pth")
     assert trained.description.class_names[-1] == "star"
     assert trained.description.resize.max_size == 64, "the rule of the start weights, where none is given"
+    assert trained.description.detections.score_threshold == 0.3
+    assert trained.training["config"] == str(config)
 
 
 def test_train_with_two_processes(tmp_path: Path, repository: Path) -> None:

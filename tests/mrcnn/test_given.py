@@ -1,6 +1,7 @@
 """What the user says of a model beside its weights: the file of --config."""
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor
 from torchvision.models.detection import keypointrcnn_resnet50_fpn, maskrcnn_resnet50_fpn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
-from mrcnn.checkpoint import save_checkpoint
+from mrcnn.checkpoint import load_checkpoint, save_checkpoint
 from mrcnn.cli import main
 from mrcnn.description import ModelDescription
 from mrcnn.errors import MrcnnError
@@ -119,7 +120,6 @@ def test_points_of_ones_own_are_named(tmp_path: Path) -> None:
         ("c.json", "[1]", "must hold a JSON object"),
         ("c.json", "[" * 100_000, "is not JSON"),
         ("c.json", b"\xff\xfe", "cannot be read"),
-        ("c.yaml", "MODEL: {}", "YAML is not read: write the fields as JSON"),
     ],
 )
 def test_files_that_are_no_use_are_one_line(
@@ -132,12 +132,24 @@ def test_files_that_are_no_use_are_one_line(
     assert str(error.value).startswith(f"--config {path}")
     with pytest.raises(MrcnnError, match="cannot be read"):
         read_given(tmp_path / "missing.json")
+    os.mkfifo(tmp_path / "pipe.yaml")
+    with pytest.raises(MrcnnError, match=r"pipe\.yaml: is not a file"):
+        read_given(tmp_path / "pipe.yaml")
 
 
-def test_a_config_of_mmdetection_is_for_its_weights(tmp_path: Path) -> None:
-    (tmp_path / "c.py").write_text("model = dict()")
-    with pytest.raises(MrcnnError, match="config of mmdetection, but the weights are not"):
-        translated(bare(), read_given(tmp_path / "c.py"))
+@pytest.mark.parametrize(
+    ("name", "content", "codebase"),
+    [("c.py", "model = dict()", "mmdetection"), ("c.yaml", "MODEL: {}", "detectron2")],
+)
+def test_a_config_of_a_codebase_is_for_its_weights(
+    name: str, content: str, codebase: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(MrcnnError, match=f"config of {codebase}, but the weights are torchvision's"):
+        translated(bare(), read_given(tmp_path / name))
+    save_checkpoint(tmp_path / "c.pth", model=build_model(COMPACT), description=COMPACT, training={})
+    with pytest.raises(MrcnnError, match=f"config of {codebase}, but the weights are mrcnn's"):
+        load_checkpoint(tmp_path / "c.pth", config=tmp_path / name)
 
 
 @pytest.mark.parametrize("rows", [4, 8])
@@ -181,6 +193,13 @@ def test_a_checkpoint_is_opened_with_it(tmp_path: Path) -> None:
         (["evaluate", "w.pth", "--data", "shapes", "--config", "none.json"], "--config none.json: cannot"),
         (["export", "m.onnx", "--config", "none.json"], "--config is for checkpoints"),
         (["evaluate", "m.onnx", "--data", "shapes", "--config", "none.json"], "--config is for checkpoints"),
+        (["compare", "m.onnx", "m.onnx", "--data", "shapes", "--config", "none.json"], "is for checkpoints"),
+        (["compare", "w.pth", "w.pth", "--data", "shapes", "--config", "none.json"], "none.json: cannot be"),
+        (["train", "--data", "shapes", "--output", "o", "--config", "none.json"], "the checkpoint of --init"),
+        (
+            ["train", "--data", "shapes", "--output", "o", "--init", "w.pth", "--config", "none.json"],
+            "none.json: cannot be read",
+        ),
     ],
 )
 def test_commands_tell_what_is_wrong_with_it(
