@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "model",
         type=Path,
         metavar="CKPT|ONNX",
-        help="mrcnn checkpoint, torchvision state dict, or an ONNX file that this command wrote",
+        help="a checkpoint of ours, torchvision, detectron2 or mmdetection, or an ONNX file of this command",
     )
     parser.add_argument(
         "--output",

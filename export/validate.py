@@ -32,6 +32,8 @@ BOX_TOLERANCE = 0.01
 SCORE_TOLERANCE = 1e-4
 # An IoU within rounding of the threshold may fall on either side, and a row that is kept moves others.
 LEAST_MATCHED = 0.99
+# Where scores are equal on both sides, other rows are as good; most are the same all the same.
+LEAST_MATCHED_OF_TIES = 0.9
 
 # Unlike the size that dynamic graphs are traced at; the second image is smaller than the canvas.
 _CANVAS = (192, 288)
@@ -249,25 +251,38 @@ def _compare_rows(stage: str, actual: Arrays, expected: Arrays) -> None:
     count_name = next(name for name in expected if name.startswith("num_"))
     for name, reference in expected.items():
         _require_shape(stage, name, actual[name], reference)
-    matched = total = 0
+    matched = tied = total = 0
     for i, (ours, theirs) in enumerate(zip(actual[count_name], expected[count_name], strict=True)):
         total += max(int(ours), int(theirs))
-        matched += _matched_rows(
+        same, equal = _matched_rows(
             {name: value[i][:ours] for name, value in actual.items() if name != count_name},
             {name: value[i][:theirs] for name, value in expected.items() if name != count_name},
         )
-    if matched < LEAST_MATCHED * total:
+        matched, tied = matched + same, tied + equal
+    if matched + tied < LEAST_MATCHED * total or matched < LEAST_MATCHED_OF_TIES * total:
         raise _too_far(stage, f"only {matched} of {total} rows are the same", LEAST_MATCHED)
 
 
-def _matched_rows(ours: dict[str, Any], theirs: dict[str, Any]) -> int:
-    """Rows of `theirs` with a partner in `ours`: same label, box and score within tolerance."""
+def _matched_rows(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[int, int]:
+    """Rows of `theirs` with a partner in `ours`: same label, box and score within tolerance.
+
+    And rows without one whose score is that of others on both sides: which of them come first, and suppress
+    others, is chance. A model without training gives hardly anything else.
+    """
     boxes = "proposals" if "proposals" in theirs else "boxes"
     same = np.abs(ours[boxes][None] - theirs[boxes][:, None]).max(-1) <= BOX_TOLERANCE
     if "scores" in theirs:
         same &= np.abs(ours["scores"][None] - theirs["scores"][:, None]) <= SCORE_TOLERANCE
         same &= ours["labels"][None] == theirs["labels"][:, None]
-    return int(min(same.any(0).sum(), same.any(1).sum()))
+    tied = min(_tied(ours, ~same.any(0)), _tied(theirs, ~same.any(1))) if "scores" in theirs else 0
+    return int(min(same.any(0).sum(), same.any(1).sum())), tied
+
+
+def _tied(rows: dict[str, Any], alone: np.ndarray) -> int:
+    """How many of the rows that stand alone have a score that another row has, too."""
+    scores = rows["scores"]
+    equal = (np.abs(scores[None] - scores[:, None]) <= SCORE_TOLERANCE).sum(1) > 1
+    return int((alone & equal).sum())
 
 
 def _require_shape(stage: str, name: str, actual: np.ndarray, expected: np.ndarray) -> None:

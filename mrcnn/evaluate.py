@@ -46,6 +46,8 @@ def run(args: argparse.Namespace) -> int:
             print(f"assumed: {line}", file=sys.stderr)
         results, seconds = detect(model.predictor, data, indices, category_ids)
     evaluation = average_precision(data.ground_truth(indices), results, description=model.description)
+    if model.description.keypoints is not None and evaluation.keypoint is None:
+        print("note: no AP of key points: it is of COCO's 17 points of persons, annotated", file=sys.stderr)
     if args.json != "-":
         print(_table(evaluation))
         print(f"{len(indices)} images, {1000 * seconds / len(indices):.0f} ms per image")

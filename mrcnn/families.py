@@ -49,6 +49,7 @@ _FAMILIES: Mapping[str, Mapping[str, Any]] = {
     "vgg16": {
         "anchors": AnchorRule(sizes=((128, 256, 512),), aspect_ratios=(_THREE_RATIOS,)),
         "proposals": ProposalRule(pre_nms_top_n=3000, post_nms_top_n=300),
+        "rois": RoiRule(head_width=4096),
     },
 }
 

@@ -13,7 +13,7 @@ from mrcnn.description import BACKGROUND, ModelDescription, RoiRule
 from mrcnn.errors import MrcnnError
 from mrcnn.families import describe
 from mrcnn.geometry import change_anchors, resized
-from mrcnn.training.recipes import RECIPES, Recipe, find_recipe, recipe_for, recipe_table
+from mrcnn.training.recipes import RECIPES, Recipe, find_recipe, misfit, recipe_for, recipe_table
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -197,6 +197,8 @@ def run(args: argparse.Namespace) -> int:
         options = _options(args, recipe, images=len(data.training_indices()))
         if world.is_leader:
             print(_told(recipe, options), flush=True)
+            if (line := misfit(recipe, architecture)) is not None:
+                print(f"note: {line}", file=sys.stderr)
         metrics = train(
             model,
             Run(
@@ -290,7 +292,7 @@ def _datasets(
     source = args.val or (args.data if args.data in KINDS else None)
     if source is None:
         return data, None
-    validation = open_split(source, args.val_images, "val", _SYNTHETIC_VALIDATION)
+    validation = open_split(source, args.val_images, "val", min(_SYNTHETIC_VALIDATION, args.synthetic_images))
     if validation.class_names != data.class_names:
         raise MrcnnError(f"--data {args.data} and --val {source} have different categories")
     if validation.keypoint_rule != data.keypoint_rule:

@@ -62,6 +62,8 @@ def _renamed(name: str, names: Names, codebase: str) -> str:
     for pattern, ours in names:
         if match := re.fullmatch(pattern, name):
             return ours(match)
+    if re.search(r"(?:box_head|bbox_head|box_predictor)\.\d\.", name):  # one head a stage
+        raise MrcnnError(f"the {codebase} weight {name!r} is of a Cascade R-CNN, which is not supported")
     raise MrcnnError(
         f"the {codebase} weight {name!r} has no counterpart: Faster, Mask and Keypoint R-CNN on ResNet or "
         "ResNeXt, with C4 or FPN, are imported"

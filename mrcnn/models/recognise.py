@@ -45,8 +45,8 @@ def recognise(state_dict: Weights) -> tuple[ModelDescription, tuple[str, ...]]:
     """
     if _CLS_SCORE not in state_dict:
         raise MrcnnError(
-            "this is not a torchvision R-CNN: the state dict has no key "
-            f"{_CLS_SCORE!r} (its first is {next(iter(state_dict), None)!r})"
+            "this is not a torchvision R-CNN, nor one of detectron2 or mmdetection: the state dict has no "
+            f"key {_CLS_SCORE!r} (its first is {next(iter(state_dict), None)!r})"
         )
     num_classes = _shape(state_dict, _CLS_SCORE)[0]
     _shape(state_dict, _BBOX_PRED)
@@ -60,7 +60,7 @@ def recognise(state_dict: Weights) -> tuple[ModelDescription, tuple[str, ...]]:
     if architecture.endswith("_fpn_v2") and f"{_V2_NORM}.running_mean" not in state_dict:
         fields["head_norm"] = "group"
         assumptions.append("32 groups in the group norm of pyramid and heads")
-    assumptions.append("image size, thresholds and anchors: torchvision's defaults")
+    assumptions.append("image size, thresholds and anchors: torchvision's defaults, where nothing is given")
     if detector == "keypointrcnn":
         fields["keypoints"], named = key_points(state_dict)
         assumptions.append(named)
@@ -134,7 +134,7 @@ def _shapes(state_dict: Weights, trunk: str) -> dict[str, Any]:
 
 
 def _with_pooling(description: ModelDescription, state_dict: Weights) -> ModelDescription:
-    """With the size to which regions are pooled, where a fully connected layer tells."""
+    """With the size to which regions are pooled, and the width of a VGG's head, where fc6 tells."""
     if _FC6 not in state_dict:
         return description
     shape = _shape(state_dict, _FC6)
@@ -142,7 +142,8 @@ def _with_pooling(description: ModelDescription, state_dict: Weights) -> ModelDe
     size = math.isqrt(shape[1] // channels) if len(shape) == 2 else 0
     if not size or shape[1] != channels * size**2:
         return description  # which building the model will refuse
-    return replace(description, rois=replace(description.rois, box_size=size))
+    width = shape[0] if description.trunk == "vgg16" else description.rois.head_width
+    return replace(description, rois=replace(description.rois, box_size=size, head_width=width))
 
 
 def _norm(state_dict: Weights, trunk: str) -> tuple[str, float, list[str]]:

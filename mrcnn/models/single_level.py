@@ -16,7 +16,6 @@ from mrcnn.description import ModelDescription
 from mrcnn.models.parts import DETECTORS, SINGLE, rcnn_arguments
 
 _VGG_CHANNELS = 512
-_VGG_HEAD = 4096
 # conv1_1 … conv2_2 stay as pre-trained (Ren et al. 2015, section 3.3); of `features` those before index 10.
 _VGG_FROZEN = 10
 
@@ -32,17 +31,18 @@ def mobilenet_v2_single(description: ModelDescription) -> GeneralizedRCNN:
 
 
 def vgg16_single(description: ModelDescription) -> GeneralizedRCNN:
-    """One map of stride 16, without the last pooling; fc6 and fc7 of 4096 as in the classifier."""
+    """One map of stride 16, without the last pooling; fc6 and fc7, which have 4096 in the classifier."""
     features = vgg16(weights=None).features[:-1]
     features.out_channels = _VGG_CHANNELS
     if description.norm == "frozen":
         features[:_VGG_FROZEN].requires_grad_(False)
     arguments = rcnn_arguments(description, SINGLE)
     num_classes = arguments.pop("num_classes")
+    width = description.rois.head_width
     return DETECTORS[description.detector](
         features,
         num_classes=None,
-        box_head=TwoMLPHead(_VGG_CHANNELS * description.rois.box_size**2, _VGG_HEAD),
-        box_predictor=FastRCNNPredictor(_VGG_HEAD, num_classes),
+        box_head=TwoMLPHead(_VGG_CHANNELS * description.rois.box_size**2, width),
+        box_predictor=FastRCNNPredictor(width, num_classes),
         **arguments,
     )

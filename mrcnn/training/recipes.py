@@ -131,6 +131,14 @@ RECIPES = (
 )
 
 
+def misfit(recipe: Recipe, architecture: str) -> str | None:
+    """A line where a recipe is used for an architecture of another family."""
+    if any(fnmatchcase(architecture, pattern) for pattern in recipe.fits):
+        return None
+    own = recipe_for(architecture).name
+    return f"recipe {recipe.name} is made for {', '.join(recipe.fits)}; that of {architecture} is {own}"
+
+
 def recipe_for(architecture: str) -> Recipe:
     """The one that fits best: the first in `RECIPES`."""
     return next(r for r in RECIPES if any(fnmatchcase(architecture, pattern) for pattern in r.fits))

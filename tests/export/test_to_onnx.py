@@ -281,3 +281,27 @@ def test_another_seed_and_custom_rules(tmp_path: Path, make_compact: Callable[..
     )
     deployment = export_onnx(checkpoint, tmp_path / "m.onnx", inputs=InputRule(), on_step=quiet)
     assert deployment.mask_size == 20
+
+
+def _kept(boxes: list[int], scores: list[float]) -> dict[str, np.ndarray]:
+    """Detections of one image, of which a number stands for a box."""
+    count = len(boxes)
+    return {
+        "boxes": np.repeat(np.array(boxes, np.float32), 4).reshape(1, count, 4),
+        "scores": np.array([scores], np.float32),
+        "labels": np.ones((1, count), np.int32),
+        "num_detections": np.array([count], np.int32),
+    }
+
+
+def test_among_equal_scores_other_rows_are_as_good() -> None:
+    """As in a model without training, where the reference itself decides by chance."""
+    theirs = _kept(list(range(40)), [0.5] * 40)
+    validation._compare_rows("detections", _kept([*range(38), 50, 51], [0.5] * 40), theirs)
+    with pytest.raises(MrcnnError, match="only 30 of 40 rows are the same"):  # but not that many
+        validation._compare_rows("detections", _kept([*range(30), *range(50, 60)], [0.5] * 40), theirs)
+    falling = [0.9 - 0.01 * i for i in range(40)]
+    with pytest.raises(MrcnnError, match="only 38 of 40 rows are the same"):
+        validation._compare_rows(
+            "detections", _kept([*range(38), 50, 51], falling), _kept(list(range(40)), falling)
+        )

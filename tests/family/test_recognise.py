@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from torchvision.models import mobilenet_v2
+from torchvision.models import mobilenet_v2, vgg16
 from torchvision.models.detection import (
+    FasterRCNN,
     KeypointRCNN_ResNet50_FPN_Weights,
     MaskRCNN,
     keypointrcnn_resnet50_fpn,
@@ -61,6 +62,25 @@ def test_the_printed_mobilenet_model_loads_as_it_is() -> None:
     with torch.inference_mode():
         for name, value in theirs([image])[0].items():
             assert torch.equal(value, ours([image])[0][name]), name
+
+
+def test_a_vgg_with_torchvisions_own_head_loads_as_it_is() -> None:
+    """With the 1024 that torchvision's `FasterRCNN` makes, not the 4096 of the classifier."""
+    with torch.device("meta"):
+        features = vgg16(weights=None).features[:-1]
+        features.out_channels = 512
+        theirs = FasterRCNN(
+            features,
+            num_classes=3,
+            rpn_anchor_generator=AnchorGenerator(((128, 256, 512),), ((0.5, 1.0, 2.0),)),
+            box_roi_pool=MultiScaleRoIAlign(["0"], 7, 2),
+        )
+        found, _ = recognise(theirs.state_dict())
+        ours = build_model(found)
+    assert found.rois.head_width == 1024
+    assert {n: t.shape for n, t in ours.state_dict().items()} == {
+        n: t.shape for n, t in theirs.state_dict().items()
+    }
 
 
 def test_bare_persons_with_key_points_are_known() -> None:

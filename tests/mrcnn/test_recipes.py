@@ -21,7 +21,7 @@ from mrcnn.models import architectures, build_model
 from mrcnn.training import loop
 from mrcnn.training.distributed import World
 from mrcnn.training.options import TrainingOptions
-from mrcnn.training.recipes import RECIPES, Recipe, find_recipe, recipe_for
+from mrcnn.training.recipes import RECIPES, Recipe, find_recipe, misfit, recipe_for
 from mrcnn.training.sampling import Sampling, apply_sampling
 
 CLASSES = ("__background__", "disc")
@@ -246,7 +246,7 @@ def test_the_recipe_is_shown_and_stored(
     assert training["options"]["sampling"]["rois_per_image"] == 64
     assert json.loads((run / "metrics.json").read_text())["recipe"] == "c4"
     assert main(["train", *TINY, *length, "--recipe", "keypoint", "--resume"]) == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
+    *_, line = capsys.readouterr().err.strip().splitlines()
     assert "smallest_scale 1.0, not 0.8" in line
     assert line.count("--recipe c4") == 1, "which brings all that has no option of its own"
     assert "roi_positive_fraction" not in line, "in which the two are alike"
@@ -281,6 +281,13 @@ def test_anchors_of_a_pyramid_and_of_one_level() -> None:
     model = model_of("maskrcnn_mobilenet_v2_fpn", anchors=pyramid)
     assert model.rpn.anchor_generator.num_anchors_per_location() == [2] * 5
     assert model.rpn.head.cls_logits.out_channels == 2
+
+
+def test_a_recipe_of_another_family_is_told() -> None:
+    assert misfit(find_recipe("c4"), "maskrcnn_resnet50_c4") is None
+    assert misfit(find_recipe("fpn"), "maskrcnn_resnet50_c4") is None
+    line = misfit(find_recipe("c4"), "maskrcnn_resnet50_fpn")
+    assert line == "recipe c4 is made for *_c4; that of maskrcnn_resnet50_fpn is fpn"
 
 
 def test_a_square_as_matterports() -> None:
