@@ -153,14 +153,14 @@ class RoiRule:
 
     `mode` is "avg" (RoIAlign), "max" (RoIAlign with the largest sample) or "pool" (RoIPool: quantised, the
     largest pixel). `aligned` moves regions by half a pixel, as detectron2 and mmdetection do.
-    `head_width` is that of the box head's two fully connected layers, where it has such.
+    `head_width` is that of the box head's two fully connected layers, where it has such; None: torchvision's.
     `head_stride` is that of conv5 where this is the head (C4): 2 halves the side, as in detectron2.
     """
 
     box_size: int = 7
     mask_size: int = 14
     keypoint_size: int = 14
-    head_width: int = 1024
+    head_width: int | None = None
     head_stride: int = 2
     mode: str = "avg"
     aligned: bool = False
@@ -172,7 +172,8 @@ class RoiRule:
         _require("rois: box_size", self.box_size, 1, 64)
         _require("rois: mask_size", self.mask_size, 1, 64)
         _require("rois: keypoint_size", self.keypoint_size, 1, 64)
-        _require("rois: head_width", self.head_width, 1, 65536)
+        if self.head_width is not None:
+            _require("rois: head_width", self.head_width, 1, 65536)
         _require("rois: head_stride", self.head_stride, 1, 2)
         _require_one_of("rois: mode", self.mode, ("avg", "max", "pool"))
         if self.mode == "max" and self.sampling_ratio == 0:

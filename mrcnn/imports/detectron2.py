@@ -44,7 +44,7 @@ from mrcnn.imports.rows import (
     same_for_all,
     usual_rules,
 )
-from mrcnn.models.recognise import class_names_of, key_points, resnet_trunk
+from mrcnn.models.recognise import class_names_of, key_points, resnet_trunk, with_head
 
 _SIZES, _RATIOS = (32, 64, 128, 256, 512), (0.5, 1.0, 2.0)
 # BGR in 0…255, of the models of the zoo: the ResNets come from Caffe, where pixels are not scaled.
@@ -139,7 +139,7 @@ def translate(weights: Weights, document: Mapping[Any, Any], given: Given) -> Tr
         rules["anchors"] = stored
     class_names, line = class_names_of(classes, of_persons=fields.get("keypoints") == COCO_PERSON)
     usual = describe(f"{detector}_{trunk}_{'c4' if is_c4 else 'fpn'}", class_names, **fields, **rules)
-    description = given.applied(with_fields(usual, settings.fields, where="--config"))
+    description = given.applied(with_fields(with_head(usual, state), settings.fields, where="--config"))
     assumptions += [] if "class_names" in given.fields else [line]
     assumptions += same_for_all(state, classes=classes, background=False)
     _arrange(state, description.anchors, bgr=settings.bgr)

@@ -38,7 +38,7 @@ from mrcnn.imports.rows import (
     same_for_all,
     usual_rules,
 )
-from mrcnn.models.recognise import class_names_of, resnet_trunk
+from mrcnn.models.recognise import class_names_of, resnet_trunk, with_head
 
 # Their names → ours.
 _NAMES: Names = (
@@ -106,7 +106,7 @@ def translate(weights: Weights, document: Mapping[Any, Any], given: Given) -> Tr
         **_rules(is_c4=is_c4),
     )
     bgr, usual = _with_style(usual, settings, given, assumptions)
-    description = given.applied(with_fields(usual, settings.fields, where="the config"))
+    description = given.applied(with_fields(with_head(usual, state), settings.fields, where="the config"))
     if bgr:
         change(state, "backbone.body.conv1.weight", rgb_first)
     assumptions += same_for_all(state, classes=classes, background=False)

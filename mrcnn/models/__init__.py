@@ -6,7 +6,9 @@ To add an architecture: write a builder in a file of this folder, name it in `_b
 
 from collections.abc import Callable
 
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torchvision.models.detection.roi_heads import RoIHeads
 
 from mrcnn.description import ModelDescription
 from mrcnn.errors import MrcnnError
@@ -54,4 +56,13 @@ def build_model(description: ModelDescription) -> GeneralizedRCNN:
     if description.resize.rounding == "nearest":
         model.transform = NearestTransform(description)
     model.rpn.min_size = description.proposals.min_size  # torchvision's constructors do not take it
+    _set_width(model.roi_heads, description)
     return model
+
+
+def _set_width(heads: RoIHeads, description: ModelDescription) -> None:
+    """Gives the fully connected layers of the box head their width, where it is not the usual one."""
+    width = description.rois.head_width
+    if isinstance(heads.box_head, TwoMLPHead) and width is not None:
+        heads.box_head = TwoMLPHead(heads.box_head.fc6.in_features, width)
+        heads.box_predictor = FastRCNNPredictor(width, description.num_classes)

@@ -19,6 +19,7 @@ _CLS_SCORE = "roi_heads.box_predictor.cls_score.weight"
 _BBOX_PRED = "roi_heads.box_predictor.bbox_pred.weight"
 _FC6 = "roi_heads.box_head.fc6.weight"
 _V2_NORM = "roi_heads.box_head.0.1"
+_USUAL_WIDTH = 1024
 _HEATMAPS = "roi_heads.keypoint_predictor.kps_score_lowres.weight"
 
 _PERSON = ((BACKGROUND, "person"), "class name: person, since there are 2 classes and 17 key points")
@@ -67,7 +68,7 @@ def recognise(state_dict: Weights) -> tuple[ModelDescription, tuple[str, ...]]:
     class_names, named = _class_names(num_classes, of_persons=fields.get("keypoints") == COCO_PERSON)
     assumptions.append(named)
     description = describe(architecture, class_names, norm=norm, norm_eps=norm_eps, **fields)
-    return _with_pooling(description, state_dict), tuple(assumptions)
+    return with_head(description, state_dict), tuple(assumptions)
 
 
 def _detector(state_dict: Weights) -> str:
@@ -133,8 +134,8 @@ def _shapes(state_dict: Weights, trunk: str) -> dict[str, Any]:
     return {"width": round(_shape(state_dict, "backbone.0.0.weight")[0] / 32, 4)}
 
 
-def _with_pooling(description: ModelDescription, state_dict: Weights) -> ModelDescription:
-    """With the size to which regions are pooled, and the width of a VGG's head, where fc6 tells."""
+def with_head(description: ModelDescription, state_dict: Weights) -> ModelDescription:
+    """With the size to which regions are pooled, and the width of the head, where fc6 tells."""
     if _FC6 not in state_dict:
         return description
     shape = _shape(state_dict, _FC6)
@@ -142,8 +143,10 @@ def _with_pooling(description: ModelDescription, state_dict: Weights) -> ModelDe
     size = math.isqrt(shape[1] // channels) if len(shape) == 2 else 0
     if not size or shape[1] != channels * size**2:
         return description  # which building the model will refuse
-    width = shape[0] if description.trunk == "vgg16" else description.rois.head_width
-    return replace(description, rois=replace(description.rois, box_size=size, head_width=width))
+    rois = replace(description.rois, box_size=size)
+    if shape[0] != (rois.head_width or _USUAL_WIDTH):
+        rois = replace(rois, head_width=shape[0])
+    return replace(description, rois=rois)
 
 
 def _norm(state_dict: Weights, trunk: str) -> tuple[str, float, list[str]]:

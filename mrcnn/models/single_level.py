@@ -8,7 +8,6 @@ from functools import partial
 
 from torch import nn
 from torchvision.models import mobilenet_v2, vgg16
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -31,18 +30,9 @@ def mobilenet_v2_single(description: ModelDescription) -> GeneralizedRCNN:
 
 
 def vgg16_single(description: ModelDescription) -> GeneralizedRCNN:
-    """One map of stride 16, without the last pooling; fc6 and fc7, which have 4096 in the classifier."""
+    """One map of stride 16, without the last pooling."""
     features = vgg16(weights=None).features[:-1]
     features.out_channels = _VGG_CHANNELS
     if description.norm == "frozen":
         features[:_VGG_FROZEN].requires_grad_(False)
-    arguments = rcnn_arguments(description, SINGLE)
-    num_classes = arguments.pop("num_classes")
-    width = description.rois.head_width
-    return DETECTORS[description.detector](
-        features,
-        num_classes=None,
-        box_head=TwoMLPHead(_VGG_CHANNELS * description.rois.box_size**2, width),
-        box_predictor=FastRCNNPredictor(width, num_classes),
-        **arguments,
-    )
+    return DETECTORS[description.detector](features, **rcnn_arguments(description, SINGLE))

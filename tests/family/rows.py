@@ -32,7 +32,8 @@ def small_description(architecture: str, **rois: Any) -> ModelDescription:
     return replace(
         description,
         proposals=ProposalRule(pre_nms_top_n=200, post_nms_top_n=8, nms_threshold=rule.nms_threshold),
-        rois=replace(description.rois, **rois),
+        # Of a head that is as wide as usual the weights alone would take half a gigabyte.
+        rois=replace(description.rois, head_width=64, **rois),
     )
 
 

@@ -12,6 +12,7 @@ from torchvision.models.detection import (
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import MultiScaleRoIAlign
 
+from mrcnn.description import RoiRule
 from mrcnn.families import COCO_PERSON, describe
 from mrcnn.models import architectures, build_model
 from mrcnn.models.recognise import recognise
@@ -62,6 +63,16 @@ def test_the_printed_mobilenet_model_loads_as_it_is() -> None:
     with torch.inference_mode():
         for name, value in theirs([image])[0].items():
             assert torch.equal(value, ours([image])[0][name]), name
+
+
+@pytest.mark.parametrize("width", [None, 64])
+def test_a_head_of_another_width_is_known(width: int | None) -> None:
+    rois = RoiRule(head_width=width)
+    with torch.device("meta"):
+        model = build_model(describe("maskrcnn_resnet50_fpn", CLASSES, rois=rois))
+    assert model.roi_heads.box_head.fc7.out_features == (width or 1024)
+    found, _ = recognise(model.state_dict())
+    assert found.rois == rois
 
 
 def test_a_vgg_with_torchvisions_own_head_loads_as_it_is() -> None:
