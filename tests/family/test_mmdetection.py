@@ -236,7 +236,7 @@ def pyramid() -> dict[str, Tensor]:
         ({"roi_head.bbox_head.fc_cls.weight": None}, "the weights lack 'roi_head.bbox_head.fc_cls.weight'"),
         (
             {"roi_head.bbox_head.0.fc_cls.weight": torch.zeros(1)},
-            "'roi_head.bbox_head.0.fc_cls.weight' has",
+            "'roi_head.bbox_head.0.fc_cls.weight' is of a Cascade R-CNN",
         ),
         ({"roi_head.bbox_head.fc_cls.bias": torch.tensor(0.0)}, "fc_cls.bias' has shape (), which is no"),
         (
