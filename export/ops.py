@@ -177,35 +177,32 @@ def _pool(
     def same(attribute: str, of: str, kind: AttributeProto.AttributeType) -> AttributeProto:
         return attribute_reference(attribute, of=of, kind=kind)
 
-    if samples is not None:
+    sampling: dict[str, Any]
+    if samples is None:
+        sampling = {
+            "mode": same("mode", "mode", AttributeProto.STRING),
+            "output_height": same("output_height", "output_size", AttributeProto.INT),
+            "output_width": same("output_width", "output_size", AttributeProto.INT),
+            "sampling_ratio": same("sampling_ratio", "sampling_ratio", AttributeProto.INT),
+        }
+    else:
         # ONNX Runtime's "max" is, in some versions, that of the pixels before they are weighted. One sample
         # in each of ratio x ratio smaller bins lies where the samples of the bin lie.
         size, ratio = samples
-        sampled = g.op(
-            "RoiAlign",
-            feature,
-            boxes,
-            image,
-            spatial_scale=scale,
-            coordinate_transformation_mode=coordinates,
-            mode="avg",
-            output_height=size * ratio,
-            output_width=size * ratio,
-            sampling_ratio=1,
-        )
-        return g.op("MaxPool", sampled, kernel_shape=[ratio, ratio], strides=[ratio, ratio])
-    return g.op(
+        side = size * ratio
+        sampling = {"mode": "avg", "output_height": side, "output_width": side, "sampling_ratio": 1}
+    pooled = g.op(
         "RoiAlign",
         feature,
         boxes,
         image,
         spatial_scale=scale,
         coordinate_transformation_mode=coordinates,
-        mode=same("mode", "mode", AttributeProto.STRING),
-        output_height=same("output_height", "output_size", AttributeProto.INT),
-        output_width=same("output_width", "output_size", AttributeProto.INT),
-        sampling_ratio=same("sampling_ratio", "sampling_ratio", AttributeProto.INT),
+        **sampling,
     )
+    if samples is None:
+        return pooled
+    return g.op("MaxPool", pooled, kernel_shape=[ratio, ratio], strides=[ratio, ratio])
 
 
 def _level_of_roi(g: GraphBuilder, boxes: str, thresholds: Sequence[np.float32]) -> str:
